@@ -1,0 +1,223 @@
+"""Puts a service behind gRPC: everything that holds for every rpc stands here, once.
+
+A service is a plain object with one method an rpc, named as in the contract:
+
+    async def GetMetrics(self, request: GetMetricsRequest, call: Call) -> GetMetricsResponse
+    async def WatchMetrics(self, request: WatchMetricsRequest, call: Call) -> AsyncIterator[WatchMetricsResponse]
+    async def UploadEvents(self, requests: AsyncIterator[UploadEventsRequest], call: Call) -> UploadEventsResponse
+
+It raises `PenstockError`s. The edge makes the `Call`, enforces the declared bounds of the request, sets a deadline
+where the client set none, turns errors into statuses with details, and counts.
+"""
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from ipaddress import IPv4Network, IPv6Network
+from typing import Any, Protocol, TypeVar, cast
+
+import grpc
+import structlog
+from google.protobuf import symbol_database
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from protovalidate import Validator
+
+from penstock import errors, limits
+from penstock.access.v1 import access_pb2
+from penstock.rpc.address import client_address
+from penstock.rpc.call import Call
+from penstock.rpc.status import abort, fault, status_of
+
+log = structlog.get_logger()
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_TENANT = "default"
+REQUEST_ID_CHARS_MAX = 128
+
+
+class Observer(Protocol):
+    """Is told of every finished call."""
+
+    def finished(self, method: str, code: str, seconds: float) -> None:
+        """`code` is "OK" or the error's reason."""
+
+
+class Malformed:
+    """Stands in for a request that could not be parsed, so that the edge, not gRPC, answers for it."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
+def raw_requests(method: F) -> F:
+    """Marks a streaming rpc that takes its requests as the bytes that came."""
+    cast(Any, method).raw_requests = True
+    return method
+
+
+def needs_of(method: MethodDescriptor) -> access_pb2.Needs:
+    """What the contract declares that the method needs; a method that declares less than all of it is refused."""
+    needs = method.GetOptions().Extensions[access_pb2.needs]
+    if not (needs.role and needs.cost and needs.cache):
+        raise TypeError(f"{method.full_name} must declare role, cost and cache in option (penstock.access.v1.needs)")
+    return cast(access_pb2.Needs, needs)
+
+
+class Edge:
+    """Binds services to a gRPC server."""
+
+    def __init__(self, *, trusted_proxies: Sequence[IPv4Network | IPv6Network], observer: Observer) -> None:
+        self._trusted_proxies = trusted_proxies
+        self._observer = observer
+        self._validator = Validator()
+
+    def handlers(self, service: ServiceDescriptor, implementation: object) -> grpc.GenericRpcHandler:
+        """gRPC's handlers of all methods of `service`; raises TypeError where the implementation lacks one."""
+        methods = {method.name: self._handler(method, implementation) for method in service.methods}
+        return cast(grpc.GenericRpcHandler, grpc.method_handlers_generic_handler(service.full_name, methods))
+
+    def _handler(self, method: MethodDescriptor, implementation: object) -> grpc.RpcMethodHandler:
+        behaviour = getattr(implementation, method.name, None)
+        if behaviour is None:
+            raise TypeError(f"{type(implementation).__name__} does not implement {method.full_name}")
+        raw = getattr(behaviour, "raw_requests", False)
+        parse = None if raw else _parser(symbol_database.Default().GetSymbol(method.input_type.full_name))
+        run = self._runner(method, behaviour)
+        kind = ("stream" if method.client_streaming else "unary") + ("_stream" if method.server_streaming else "_unary")
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        return cast(
+            grpc.RpcMethodHandler,
+            make(run, request_deserializer=parse, response_serializer=lambda message: message.SerializeToString()),
+        )
+
+    def _runner(self, method: MethodDescriptor, behaviour: Callable[..., Any]) -> Callable[..., Any]:
+        name = f"/{method.containing_service.full_name}/{method.name}"
+        cost = needs_of(method).cost
+        deadline_s = limits.HEAVY_DEADLINE_S if cost == access_pb2.COST_CLASS_HEAVY else limits.UNARY_DEADLINE_S
+
+        def checked(request: Any) -> Any:
+            return self._requests(request) if method.client_streaming else self._request(request)
+
+        if method.server_streaming:
+
+            async def stream(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Message]:
+                call = self._call(name, context)
+                async with self._settled(call):
+                    await context.send_initial_metadata((("x-request-id", call.request_id),))
+                    responses = behaviour(checked(request), call)
+                    async with contextlib.aclosing(responses):
+                        async for response in responses:
+                            yield response
+
+            return stream
+
+        async def unary(request: Any, context: grpc.aio.ServicerContext) -> Message:
+            call = self._call(name, context)
+            async with self._settled(call):
+                response = await self._within(call, deadline_s, behaviour(checked(request), call), method)
+                took_ms = (time.perf_counter() - call.started) * 1e3
+                await context.send_initial_metadata(
+                    (("x-request-id", call.request_id), ("x-process-time", f"{took_ms:.2f}ms"))
+                )
+                return response
+            raise AssertionError("a call that failed was aborted")
+
+        return unary
+
+    async def _within(
+        self, call: Call, default_s: float, work: Awaitable[Message], method: MethodDescriptor
+    ) -> Message:
+        remaining = call.context.time_remaining()
+        if remaining is None and method.client_streaming:
+            return await work  # an upload takes as long as its body
+        seconds = default_s if remaining is None else remaining
+        call.deadline = time.monotonic() + seconds
+        try:
+            async with asyncio.timeout(seconds):
+                return await work
+        except TimeoutError:
+            raise errors.TimedOut(
+                f"the call did not finish within {seconds:.3g} s; a write may be stored all the same",
+                reason="DEADLINE_EXCEEDED",
+            ) from None
+
+    def _request(self, request: Message | Malformed) -> Message:
+        if isinstance(request, Malformed):
+            raise errors.InvalidInput(f"the request cannot be parsed: {request.reason}", reason="MALFORMED_MESSAGE")
+        found = self._validator.collect_violations(request)
+        if found:
+            violations = [errors.Violation(_path(each.proto.field), each.proto.message) for each in found]
+            text = "; ".join(f"{v.field}: {v.description}" for v in violations)
+            raise errors.InvalidInput(text, reason="INVALID_FIELD", violations=violations)
+        return request
+
+    async def _requests(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            yield request if isinstance(request, bytes) else self._request(request)
+
+    def _call(self, method: str, context: grpc.aio.ServicerContext) -> Call:
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        request_id = metadata.get("x-request-id", "")
+        if not 0 < len(request_id) <= REQUEST_ID_CHARS_MAX:
+            request_id = uuid.uuid4().hex
+        return Call(
+            method=method,
+            tenant=DEFAULT_TENANT,
+            request_id=request_id,
+            client_address=client_address(context.peer(), metadata.get("x-forwarded-for", ""), self._trusted_proxies),
+            user_agent=metadata.get("x-user-agent", metadata.get("user-agent", ""))[: limits.ID_CHARS_MAX],
+            context=context,
+            metadata=metadata,
+        )
+
+    @contextlib.asynccontextmanager
+    async def _settled(self, call: Call) -> AsyncIterator[None]:
+        """Turns what goes wrong inside into a status, logs it, and tells the observer how the call ended."""
+        code = "OK"
+        try:
+            yield
+        except errors.PenstockError as error:
+            code = error.reason
+            log.info("call refused", method=call.method, request_id=call.request_id, reason=code, error=error.message)
+            await self._abort(call, error)
+        except asyncio.CancelledError:
+            code = "CANCELLED"
+            raise
+        except grpc.aio.AbortError:
+            code = "ABORTED"
+            raise
+        except Exception:
+            code = "INTERNAL"
+            log.exception("call failed", method=call.method, request_id=call.request_id, tenant=call.tenant)
+            await abort(call.context, fault(call.request_id), [("x-request-id", call.request_id)])
+        finally:
+            self._observer.finished(call.method, code, time.perf_counter() - call.started)
+
+    async def _abort(self, call: Call, error: errors.PenstockError) -> None:
+        metadata = [("x-request-id", call.request_id)]
+        if error.retry_after_s is not None:
+            metadata.append(("retry-after", str(max(1, round(error.retry_after_s)))))
+        await abort(call.context, status_of(error), metadata)
+
+
+def _parser(message: type[Message]) -> Callable[[bytes], Message | Malformed]:
+    def parse(data: bytes) -> Message | Malformed:
+        try:
+            return message.FromString(data)
+        except DecodeError as error:
+            return Malformed(str(error))
+
+    return parse
+
+
+def _path(field: Any) -> str:
+    """`events[3].price` of protovalidate's field path."""
+    names = []
+    for element in field.elements:
+        subscript = element.subscript
+        names.append(element.field_name + (f"[{subscript.value!r}]" if subscript is not None else ""))
+    return ".".join(names)

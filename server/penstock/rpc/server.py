@@ -1,0 +1,42 @@
+"""The gRPC server itself: its options, and the ports."""
+
+from collections.abc import Sequence
+
+import grpc
+
+from penstock import limits
+from penstock.errors import Conflict
+
+OPTIONS: tuple[tuple[str, int], ...] = (
+    # On by default, and then a second server would bind the same port without a word.
+    ("grpc.so_reuseport", 0),
+    # With the probe on, a client could send megabytes ahead of a handler that does not read.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.max_receive_message_length", limits.REQUEST_BYTES_MAX),
+    ("grpc.max_send_message_length", limits.RESPONSE_BYTES_MAX),
+    # Clients may ping every 20 s to keep idle streams open through NATs; by default the third ping is answered GOAWAY.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+)
+
+
+def make_server(handlers: Sequence[grpc.GenericRpcHandler]) -> grpc.aio.Server:
+    """A server that answers with `handlers`; not yet listening."""
+    server = grpc.aio.server(options=OPTIONS)
+    server.add_generic_rpc_handlers(tuple(handlers))
+    return server
+
+
+def listen(server: grpc.aio.Server, host: str, port: int) -> int:
+    """Binds the port; returns it (the free one that was picked, for 0). Raises Conflict when it is taken."""
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        bound = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise Conflict(
+            f"cannot listen on {address}: is the port taken? Choose another with --grpc-port or PENSTOCK_GRPC_PORT",
+            reason="PORT_TAKEN",
+        ) from error
+    return int(bound)
