@@ -1,0 +1,189 @@
+"""Turns a client's Arrow batches into the flat columns that the engine checks (`bronze.FLAT`)."""
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from penstock import limits
+from penstock.errors import InvalidInput, invalid_field
+from penstock.events.batch import Origin
+from penstock.events.bronze import FLAT, UTM
+from penstock.events.v1 import events_pb2
+
+SCHEMA = pa.schema([(name, kind) for name, _, kind, _ in FLAT])
+_MICROS = 1_000_000
+
+
+def read_stream(data: bytes) -> pa.Table:
+    """The rows of an Arrow IPC stream. Raises InvalidInput when it is none, or holds text that is not UTF-8."""
+    try:
+        with pa.ipc.open_stream(data) as reader:
+            table = reader.read_all()
+        table.validate(full=True)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowSerializationError, OSError, ValueError) as error:
+        raise InvalidInput(
+            f"arrow_rows.ipc_stream: is no readable Arrow IPC stream: {error}", reason="MALFORMED_MESSAGE"
+        ) from error
+    return table
+
+
+def normalised(table: pa.Table) -> pa.Table:
+    """`table` with exactly the columns of SCHEMA; what has no column there goes into `properties`.
+
+    Raises InvalidInput naming the column whose type does not fit.
+    """
+    if len(set(table.column_names)) != len(table.column_names):
+        raise invalid_field("arrow_rows", "column names must differ", reason="MALFORMED_MESSAGE")
+    table = table.combine_chunks()
+    given: dict[str, pa.ChunkedArray] = dict(zip(table.column_names, table.columns, strict=True))
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {}
+    columns.update(_times(given.pop("timestamp", None), table.num_rows))
+    columns.update(_attribution(given))
+    for name, kind in zip(SCHEMA.names, SCHEMA.types, strict=True):
+        if name in columns or name == "properties":
+            continue
+        column = given.pop(name, None)
+        columns[name] = _absent(name, kind, table.num_rows) if column is None else _cast(name, column, kind)
+    own = given.pop("properties", None)
+    columns["properties"] = _properties(own, given, table.num_rows)
+    return pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
+
+
+def stamped(table: pa.Table, origin: Origin, batch: int, first_offset: int) -> pa.Table:
+    """A normalised table with the stamp columns that a message carries behind it."""
+    rows = table.num_rows
+    stamps: Mapping[str, pa.Array] = {
+        "batch": pa.repeat(pa.scalar(batch, pa.uint32()), rows),
+        "tenant": pa.repeat(origin.tenant, rows),
+        "stream_id": pa.repeat(origin.stream_id, rows),
+        "first_offset": pa.repeat(pa.scalar(first_offset, pa.int64()), rows),
+        "row_count": pa.repeat(pa.scalar(rows, pa.uint32()), rows),
+        "client_address": pa.repeat(origin.client_address, rows),
+        "user_agent": pa.repeat(origin.user_agent, rows),
+        "row": pa.array(range(rows), pa.uint32()),
+    }
+    return pa.table({**stamps, **dict(zip(table.column_names, table.columns, strict=True))})
+
+
+def event(table: pa.Table, row: int) -> events_pb2.Event:
+    """One row of a normalised table as a message."""
+    values = table.slice(row, 1).to_pylist()[0]
+    made = events_pb2.Event(properties=dict(values.pop("properties")))
+    seconds, nanos = values.pop("seconds"), values.pop("nanos")
+    if seconds is not None:
+        made.timestamp.seconds, made.timestamp.nanos = seconds, nanos
+    for name in UTM:
+        text = values.pop(f"utm_{name}")
+        if text:
+            setattr(made.attribution, name, text)
+    for name, value in values.items():
+        if value is not None:
+            setattr(made, name, value)
+    return made
+
+
+def _absent(name: str, kind: pa.DataType, rows: int) -> pa.Array:
+    return pa.nulls(rows, kind) if name in ("price", "quantity") else pa.repeat(pa.scalar("", kind), rows)
+
+
+def _cast(name: str, column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    try:
+        plain = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+        text = plain.cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise invalid_field(name, f"cannot be read as {kind}: {error}", reason="MALFORMED_MESSAGE") from error
+    return text.fill_null("") if pa.types.is_string(kind) else text
+
+
+def _times(column: pa.ChunkedArray | None, rows: int) -> dict[str, pa.Array | pa.ChunkedArray]:
+    """Seconds and nanos as a protobuf Timestamp has them; nanos are never negative."""
+    if column is None:
+        return {"seconds": pa.nulls(rows, pa.int64()), "nanos": pa.repeat(pa.scalar(0, pa.int32()), rows)}
+    try:
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            column = pc.strptime(column, format="%Y-%m-%dT%H:%M:%S%z", unit="us", error_is_null=False)
+        is_time = pa.types.is_temporal(column.type)
+        micros = (column.cast(pa.timestamp("us"), safe=False) if is_time else column).cast(pa.int64())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise invalid_field(
+            "timestamp",
+            f"must be a timestamp, int64 microseconds, or ISO 8601 text with a zone: {error}",
+            reason="MALFORMED_MESSAGE",
+        ) from error
+    seconds = pc.divide(pc.subtract(micros, pc.if_else(pc.less(micros, 0), _MICROS - 1, 0)), _MICROS)
+    rest = pc.subtract(micros, pc.multiply(seconds, _MICROS))
+    return {"seconds": seconds, "nanos": pc.multiply(rest, 1000).cast(pa.int32()).fill_null(0)}
+
+
+def _attribution(given: dict[str, pa.ChunkedArray]) -> dict[str, pa.Array | pa.ChunkedArray]:
+    """A struct column `attribution`, taken apart; plain utm columns are read with the others."""
+    struct = given.pop("attribution", None)
+    if struct is None:
+        return {}
+    if not pa.types.is_struct(struct.type):
+        raise invalid_field("attribution", "must be a struct of strings", reason="MALFORMED_MESSAGE")
+    names = {struct.type.field(i).name for i in range(struct.type.num_fields)}
+    taken = {name for name in UTM if name in names and f"utm_{name}" not in given}
+    return {f"utm_{name}": _cast(f"utm_{name}", pc.struct_field(struct, name), pa.string()) for name in taken}
+
+
+def _properties(own: pa.ChunkedArray | None, others: Mapping[str, pa.ChunkedArray], rows: int) -> pa.Array:
+    """The map of each row: its own entries, then one for every other column that is not null there."""
+    kind = SCHEMA.field("properties").type
+    if len(others) > limits.PROPERTIES_MAX:
+        raise invalid_field("arrow_rows", f"at most {limits.PROPERTIES_MAX} columns beside those of Event")
+    entries: list[tuple[pa.Array, pa.Array, pa.Array]] = []  # row, key, value
+    if own is not None:
+        entries.append(_own_entries(own))
+    position = pa.array(range(rows), pa.int64())
+    for name, column in others.items():
+        text = _scalar_text(name, column)
+        present = pc.is_valid(text)
+        at = position.filter(present)
+        entries.append((at, pa.repeat(name, len(at)), text.filter(present)))
+    if not entries:
+        return pa.MapArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows + 1), [], []).cast(kind)
+    at = pa.concat_arrays([each[0] for each in entries])
+    order = pc.array_sort_indices(at)
+    counted = pc.value_counts(at)
+    lengths = _lengths(counted, rows)
+    offsets = pa.concat_arrays([pa.array([0], pa.int64()), pc.cumulative_sum(lengths)]).cast(pa.int32())
+    keys = pa.concat_arrays([each[1] for each in entries]).take(order)
+    values = pa.concat_arrays([each[2] for each in entries]).take(order)
+    return pa.MapArray.from_arrays(offsets, keys, values)
+
+
+def _lengths(counted: pa.StructArray, rows: int) -> pa.Array:
+    import numpy as np
+
+    lengths = np.zeros(rows, dtype=np.int64)
+    lengths[counted.field("values").to_numpy()] = counted.field("counts").to_numpy()
+    return pa.array(lengths)
+
+
+def _own_entries(own: pa.ChunkedArray) -> tuple[pa.Array, pa.Array, pa.Array]:
+    if not pa.types.is_map(own.type):
+        raise invalid_field("properties", "must be map<string, string>", reason="MALFORMED_MESSAGE")
+    maps = _cast("properties", own, SCHEMA.field("properties").type)
+    array = maps.combine_chunks() if isinstance(maps, pa.ChunkedArray) else maps
+    if isinstance(array, pa.ChunkedArray):
+        array = array.chunk(0) if array.num_chunks else pa.array([], SCHEMA.field("properties").type)
+    lists = array.cast(pa.list_(pa.struct([("key", pa.string()), ("value", pa.string())])))
+    flat = pc.list_flatten(lists)
+    return pc.list_parent_indices(lists).cast(pa.int64()), flat.field("key"), flat.field("value").fill_null("")
+
+
+def _scalar_text(name: str, column: pa.ChunkedArray) -> pa.Array:
+    """A scalar column as text, as JSON would print it."""
+    plain = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+    if pa.types.is_nested(plain.type):
+        raise invalid_field(name, "only scalar columns can go into properties", reason="MALFORMED_MESSAGE")
+    try:
+        text = plain.cast(pa.string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise invalid_field(name, f"cannot be kept as text: {error}", reason="MALFORMED_MESSAGE") from error
+    array = text.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        return array.chunk(0) if array.num_chunks else pa.array([], pa.string())
+    return array

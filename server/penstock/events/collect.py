@@ -1,0 +1,204 @@
+"""Reads an event as web trackers send it: a JSON object or query parameters, in any of the usual spellings.
+
+What has a field goes there; what has none is kept in `properties` under its own name. Nothing is dropped.
+"""
+
+import math
+import re
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+import orjson
+import uuid_utils
+from dateutil import parser as dates
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from penstock import limits
+from penstock.errors import InvalidInput, invalid_field
+from penstock.events.v1 import events_pb2
+
+Json: TypeAlias = Any
+
+_TEXT_FIELDS = (
+    "event_id",
+    "event_type",
+    "user_id",
+    "visitor_id",
+    "session_id",
+    "site_id",
+    "product_id",
+    "order_id",
+    "currency",
+    "url",
+    "path",
+    "referrer",
+)
+_ALIASES = {
+    "event": "event_type",
+    "type": "event_type",
+    "anonymous_id": "visitor_id",
+    "client_id": "visitor_id",
+    "referer": "referrer",
+    "time": "timestamp",
+    "ts": "timestamp",
+}
+_UTM = ("source", "medium", "campaign", "term", "content")
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+# A Unix time is in seconds up to the year 5138, then in milliseconds, microseconds, nanoseconds.
+_UNIX_SCALES = ((1e11, 1.0), (1e14, 1e3), (1e17, 1e6), (math.inf, 1e9))
+
+
+def from_json(data: bytes) -> events_pb2.Event:
+    """The event in one JSON object. Raises InvalidInput with the position, or naming the field as it was spelled."""
+    if len(data) > limits.COLLECT_BYTES_MAX:
+        raise InvalidInput(f"an event may have at most {limits.COLLECT_BYTES_MAX} bytes", reason="EVENT_TOO_LARGE")
+    try:
+        parsed = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(
+            f"the body is no JSON: {error.msg} at line {error.lineno} column {error.colno}",
+            reason="INVALID_JSON",
+            metadata={"position": str(error.pos), "line": str(error.lineno), "column": str(error.colno)},
+        ) from error
+    if not isinstance(parsed, dict):
+        raise InvalidInput("the body must be one JSON object", reason="INVALID_JSON", metadata={"position": "0"})
+    return from_fields(parsed)
+
+
+def from_fields(fields: Mapping[str, Json]) -> events_pb2.Event:
+    """The event in named values. Raises InvalidInput naming the field as the client spelled it."""
+    event = events_pb2.Event()
+    for spelled, value in fields.items():
+        if value is None or value == "":
+            continue
+        _take(event, spelled, _canonical(spelled), value)
+    if not event.event_type:
+        raise invalid_field("event_type", "must be set", reason="MISSING_EVENT_TYPE")
+    return event
+
+
+def complete(event: events_pb2.Event) -> events_pb2.Event:
+    """Gives the event an id and a time where it has none, because the answer names both."""
+    if not event.event_id:
+        event.event_id = str(uuid_utils.uuid7())
+    else:
+        event.event_id = canonical_id(event.event_id)
+    if not event.HasField("timestamp"):
+        event.timestamp.GetCurrentTime()
+    return event
+
+
+def canonical_id(text: str) -> str:
+    """An id as it is stored, so that the answer names what a read will show; what is no UUID stays as it is."""
+    try:
+        return str(uuid.UUID(text)) if len(text) == 36 else text
+    except ValueError:
+        return text
+
+
+def _canonical(name: str) -> str:
+    snake = _HUMP.sub("_", name).lower().replace("-", "_")
+    return _ALIASES.get(snake, snake)
+
+
+def _take(event: events_pb2.Event, spelled: str, name: str, value: Json) -> None:
+    if name in _TEXT_FIELDS:
+        setattr(event, name, _text(spelled, value))
+    elif name == "timestamp":
+        event.timestamp.CopyFrom(_time(spelled, value))
+    elif name == "price":
+        event.price = _number(spelled, value)
+    elif name == "quantity":
+        event.quantity = _whole(spelled, value)
+    elif name == "attribution" and isinstance(value, dict):
+        _attribution(event, value)
+    elif name.startswith("utm_") and name[4:] in _UTM:
+        setattr(event.attribution, name[4:], _text(spelled, value))
+    elif name == "properties" and isinstance(value, dict):
+        for key, each in value.items():
+            _property(event, key, each)
+    else:
+        _property(event, spelled, value)
+
+
+def _attribution(event: events_pb2.Event, given: Mapping[str, Json]) -> None:
+    """`{"utmParams": {"utm_source": …}}`, `{"utm_source": …}` and `{"source": …}`; the rest becomes properties."""
+    for spelled, value in given.items():
+        name = _canonical(spelled)
+        if name == "utm_params" and isinstance(value, dict):
+            _attribution(event, value)
+        elif (short := name.removeprefix("utm_")) in _UTM and not isinstance(value, dict | list) and value is not None:
+            setattr(event.attribution, short, _text(f"attribution.{spelled}", value))
+        elif value is not None:
+            _property(event, f"attribution.{spelled}", value)
+
+
+def _property(event: events_pb2.Event, key: str, value: Json) -> None:
+    """Text stays text; everything else is kept as the JSON that it was."""
+    if value is None:
+        return
+    if _depth(value) > limits.JSON_DEPTH_MAX:
+        raise invalid_field(key, f"is nested more than {limits.JSON_DEPTH_MAX} deep", reason="INVALID_PROPERTY")
+    if len(event.properties) >= limits.PROPERTIES_MAX and key not in event.properties:
+        raise invalid_field(
+            key, f"is one property too many; an event may have {limits.PROPERTIES_MAX}", reason="TOO_MANY_PROPERTIES"
+        )
+    event.properties[key] = value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def _depth(value: Json) -> int:
+    level, depth = [value], 0
+    while level and depth <= limits.JSON_DEPTH_MAX:
+        nested = [each for each in level if isinstance(each, dict | list)]
+        level = [inner for each in nested for inner in (each.values() if isinstance(each, dict) else each)]
+        depth += bool(nested)
+        if not nested:
+            break
+    return depth
+
+
+def _text(field: str, value: Json) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise invalid_field(field, "must be text")
+    return str(value)
+
+
+def _number(field: str, value: Json) -> float:
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise invalid_field(field, "must be a number", reason="INVALID_PRICE") from None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise invalid_field(field, "must be a finite number", reason="INVALID_PRICE")
+    return float(value)
+
+
+def _whole(field: str, value: Json) -> int:
+    number = _number(field, value)
+    if number != int(number) or abs(number) > 2**31 - 1:
+        raise invalid_field(field, "must be a whole number that fits 32 bits")
+    return int(number)
+
+
+def _time(field: str, value: Json) -> Timestamp:
+    made = Timestamp()
+    try:
+        if isinstance(value, str) and not re.fullmatch(r"-?\d+(\.\d+)?", value):
+            parsed = dates.isoparse(value)
+            made.FromDatetime(parsed.astimezone(UTC) if parsed.tzinfo else parsed)
+        else:
+            number = _number(field, value)
+            scale = next(scale for bound, scale in _UNIX_SCALES if abs(number) < bound)
+            made.FromDatetime(datetime.fromtimestamp(number / scale, UTC))
+    except (ValueError, OverflowError, OSError) as error:
+        raise invalid_field(
+            field, f"must be an ISO 8601 time or a Unix time ({error})", reason="INVALID_TIMESTAMP"
+        ) from error
+    if made.seconds == 0 and made.nanos == 0:
+        made.seconds = -1  # the wire cannot tell a zero from none; either is before the first time that is taken
+    return made

@@ -1,0 +1,120 @@
+"""Follows committed events: each once, in commit order."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from penstock import limits
+from penstock.errors import OutOfRange, Overloaded, invalid_field
+from penstock.events.reader import CANONICAL_TYPE, COLUMNS, Filter
+from penstock.events.tokens import token, values_of
+from penstock.storage.commit_log import CommitLog
+from penstock.storage.engine import Engine, Row
+
+_NEXT = f"""
+SELECT {COLUMNS}
+FROM bronze_events
+WHERE tenant = {{tenant:String}} AND commit <= {{head:Int64}}
+    AND (commit, stream_id, offset) > ({{commit:Int64}}, {{stream_id:String}}, {{offset:Int64}})
+    AND commit >= {{commit:Int64}}
+    AND ({{event_type:String}} = '' OR {CANONICAL_TYPE} = {{event_type:String}})
+    AND ({{site_id:String}} = '' OR site_id = {{site_id:String}})
+ORDER BY commit, stream_id, offset
+LIMIT {{limit:UInt32}}
+"""
+# What a cleanup removed can no longer be followed.
+_CLEANED = """
+SELECT max(commit) AS cleaned FROM commits WHERE operation = 'cleanup' AND commit > {commit:Int64}
+"""
+_LAST_CHARACTER = "\U0010ffff"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Behind one row, or with the last values behind a whole commit."""
+
+    commit: int
+    stream_id: str = _LAST_CHARACTER
+    offset: int = 0
+
+    def token(self) -> str:
+        """The resume token."""
+        return token("tail", [self.commit, self.stream_id, self.offset])
+
+
+class Tails:
+    """All tails of this server."""
+
+    def __init__(self, engine: Engine, commit_log: CommitLog, draining: asyncio.Event) -> None:
+        self._engine = engine
+        self._log = commit_log
+        self._draining = draining
+        self._watchers = 0
+
+    async def follow(
+        self, tenant: str, which: Filter, resume_token: str, heartbeat_s: float
+    ) -> AsyncIterator[tuple[Row | None, Position]]:
+        """Rows with the position behind each; (None, position) for a heartbeat. Ends when the server drains.
+
+        Raises InvalidInput for a token that is not ours, OutOfRange for one whose rows were cleaned up, Overloaded
+        at the bound of watchers.
+        """
+        position = await self._start(resume_token)
+        if self._watchers >= limits.TAIL_WATCHERS_MAX:
+            raise Overloaded("too many tails are open", reason="OVERLOADED", retry_after_s=5.0)
+        self._watchers += 1
+        try:
+            while not self._draining.is_set():
+                head = self._log.head
+                rows = await self._rows(tenant, which, position, head) if head > position.commit else []
+                for row in rows:
+                    position = Position(row["commit"], row["stream_id"], row["offset"])
+                    yield row, position
+                if len(rows) == limits.TAIL_FETCH_ROWS:
+                    continue
+                position = Position(max(head, position.commit))
+                if not await self._moved(head, heartbeat_s) and not self._draining.is_set():
+                    yield None, position
+        finally:
+            self._watchers -= 1
+
+    async def _moved(self, head: int, heartbeat_s: float) -> bool:
+        moved = asyncio.ensure_future(self._log.wait_beyond(head, heartbeat_s))
+        drained = asyncio.ensure_future(self._draining.wait())
+        try:
+            await asyncio.wait((moved, drained), return_when=asyncio.FIRST_COMPLETED)
+            return moved.done() and moved.result()
+        finally:
+            moved.cancel()
+            drained.cancel()
+
+    async def _start(self, resume_token: str) -> Position:
+        if not resume_token:
+            return Position(self._log.head)
+        wrong = invalid_field("resume_token", "is not one that this method gave", reason="INVALID_RESUME_TOKEN")
+        commit, stream_id, offset = values_of("tail", resume_token, (int, str, int), wrong)
+        position = Position(int(commit), str(stream_id), int(offset))
+        if position.commit > self._log.head:
+            raise wrong
+        cleaned = await self._engine.rows(_CLEANED, {"commit": position.commit})
+        if cleaned[0]["cleaned"]:
+            raise OutOfRange(
+                f"rows behind the token may have been cleaned up in commit {cleaned[0]['cleaned']}; begin anew",
+                reason="RESUME_TOKEN_EXPIRED",
+            )
+        return position
+
+    async def _rows(self, tenant: str, which: Filter, position: Position, head: int) -> list[Row]:
+        return await self._engine.rows(
+            _NEXT,
+            {
+                "tenant": tenant,
+                "head": head,
+                "commit": position.commit,
+                "stream_id": position.stream_id,
+                "offset": position.offset,
+                "event_type": which.event_type,
+                "site_id": which.site_id,
+                "limit": limits.TAIL_FETCH_ROWS,
+            },
+        )
