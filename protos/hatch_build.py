@@ -19,6 +19,7 @@ SERVER = PROTOS.parent / "server"
 # Not imported by ours, but REST needs them in the descriptor set: Envoy prints error details and operation metadata by it.
 ALSO_DESCRIBED = ("google/rpc/error_details.proto",)
 CONSTRAINTS = "buf/validate/validate.proto"
+LONGRUNNING = "google/longrunning/operations.proto"
 
 
 def constraint_descriptors() -> bytes:
@@ -42,36 +43,50 @@ def constraint_descriptors() -> bytes:
     return descriptor_pb2.FileDescriptorSet(file=parsed).SerializeToString()
 
 
-def generate(out: Path = SERVER) -> list[Path]:
-    """Writes stubs below `out` and the descriptor set to `out`/penstock/rpc/; returns the directories it filled."""
+def _protoc(protos: Path, *arguments: str) -> None:
+    """Runs protoc over `protos`, with all that its files import within reach."""
     import grpc_tools
     from grpc_tools import protoc
 
     googleapis = Path(str(files("google.rpc").joinpath("status.proto"))).parents[2]
     well_known = Path(grpc_tools.__file__).parent / "_proto"
-    own = sorted(path.relative_to(PROTOS).as_posix() for path in PROTOS.glob("penstock/*/v1/*.proto"))
-    descriptors = out / "penstock" / "rpc" / "contract.binpb"
-    descriptors.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(suffix=".binpb") as constraints:
         constraints.write(constraint_descriptors())
         constraints.flush()
-        include = [f"-I{PROTOS}", f"-I{googleapis}", f"-I{well_known}", f"--descriptor_set_in={constraints.name}"]
-        messages = [f"--python_out={out}", f"--pyi_out={out}"]
-        services = [f"--grpc_python_out={out}", f"--mypy_grpc_out={out}"]
-        image = [f"--descriptor_set_out={descriptors}", "--include_imports", "--include_source_info"]
-        for arguments in (
-            [*include, *messages, *own, CONSTRAINTS],
-            [*include, *services, *(name for name in own if name.endswith("_service.proto"))],
-            [*include, *image, *own, *ALSO_DESCRIBED],
-        ):
-            if protoc.main(["protoc", *arguments]) != 0:
-                raise SystemExit("protoc failed; its message stands above")
-    filled = sorted({out / Path(name).parent for name in own})
-    for folder in filled:
+        include = [
+            f"-I{protos}",
+            # The wheel has this one file under another name than its module, and imports of it, go by.
+            f"-I{LONGRUNNING}={googleapis / 'google/longrunning/operations_proto.proto'}",
+            f"-I{googleapis}",
+            f"-I{well_known}",
+            f"--descriptor_set_in={constraints.name}",
+        ]
+        if protoc.main(["protoc", *include, *arguments]) != 0:
+            raise SystemExit("protoc failed; its message stands above")
+
+
+def own_files(protos: Path = PROTOS) -> list[str]:
+    """The contract's files, by the names they import each other by."""
+    return sorted(path.relative_to(protos).as_posix() for path in protos.glob("penstock/*/v1/*.proto"))
+
+
+def write_descriptors(target: Path, protos: Path = PROTOS) -> None:
+    """Writes the descriptor set of the contract, with all it imports and its comments, to `target`."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    image = [f"--descriptor_set_out={target}", "--include_imports", "--include_source_info"]
+    _protoc(protos, *image, *own_files(protos), *ALSO_DESCRIBED)
+
+
+def generate(out: Path = SERVER) -> None:
+    """Writes stubs below `out`, and the descriptor set to `out`/penstock/rpc/."""
+    own = own_files()
+    _protoc(PROTOS, f"--python_out={out}", f"--pyi_out={out}", *own, CONSTRAINTS)
+    services = [name for name in own if name.endswith("_service.proto")]
+    _protoc(PROTOS, f"--grpc_python_out={out}", f"--mypy_grpc_out=quiet:{out}", *services)
+    for folder in {out / Path(name).parent for name in own}:
         (folder / "__init__.py").touch()
-        if not (folder.parent / "__init__.py").exists():  # `access` has no code of its own
-            (folder.parent / "__init__.py").touch()
-    return filled
+        (folder.parent / "__init__.py").touch()  # `access` has no code of its own
+    write_descriptors(out / "penstock" / "rpc" / "contract.binpb")
 
 
 class StubsHook(BuildHookInterface):  # type: ignore[misc,valid-type]

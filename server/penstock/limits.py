@@ -29,12 +29,16 @@ QUEUE_FULL_WAIT_S_MAX = 30.0  # a stream waits so long for room before it is tol
 COMMIT_ROWS_MAX = 250_000  # more would make acks late without making rows faster
 COMMIT_BYTES_MAX = 64 * 1024 * 1024
 COMMIT_RETRY_S_MAX = 20.0  # storage may be away so long before waiting batches are told UNAVAILABLE
+GROUP_ROWS_MAX = 16_384  # rows of small batches that the engine reads as one message
 STREAMS_PER_TENANT_MAX = 1_000
 
 # --- reading -----------------------------------------------------------------------------------------------------------
 PAGE_ROWS_DEFAULT = 50
 PAGE_ROWS_MAX = 1_000
 TAIL_FETCH_ROWS = 1_000
+KPI_ANSWERS_MAX = 256  # of the current gold version, kept in memory; some 5 kB each
+KPI_TREND_ANSWERS_MAX = 32  # likewise; one of 10,000 windows takes 3 MB
+KPI_WATCHERS_MAX = 1_000
 TAIL_WATCHERS_MAX = 500
 REPLAY_ROWS_MAX = 10_000
 
@@ -56,5 +60,7 @@ PIPELINE_BATCH_ROWS = 1_000_000
 PIPELINE_BATCH_COMMITS = 20_000  # so many small commits at once are still planned in milliseconds
 PIPELINE_RETRIES_MAX = 5
 SESSION_SILENCE_SECONDS = 1_800
+RETENTION_DAYS_DEFAULT = 90
+DAILY_RETENTION_DAYS_DEFAULT = 730
 OPERATIONS_KEPT_MAX = 1_000
 OPERATIONS_KEPT_S = 86_400.0

@@ -12,10 +12,10 @@ from tests.process import ServerProcess
 
 
 @pytest.fixture
-async def events(server: ServerProcess) -> AsyncIterator[stubs.EventServiceAsyncStub]:
+async def events(server: ServerProcess) -> AsyncIterator[stubs.EventServiceStub]:
     """A stub of the module's server."""
     async with grpc.aio.insecure_channel(server.target) as channel:
-        yield stubs.EventServiceStub(channel)  # type: ignore[misc]
+        yield stubs.EventServiceStub(channel)
 
 
 def rows(count: int, *, bad: Iterable[int] = (), **fields: object) -> pb.EventRows:
@@ -29,7 +29,7 @@ def rows(count: int, *, bad: Iterable[int] = (), **fields: object) -> pb.EventRo
 
 
 async def exchange(
-    stub: stubs.EventServiceAsyncStub, *requests: pb.AppendRequest
+    stub: stubs.EventServiceStub, *requests: pb.AppendRequest
 ) -> list[pb.AppendResponse]:
     """All frames of a stream to which `requests` are sent at once."""
 

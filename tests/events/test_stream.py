@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from penstock.events.v1 import events_pb2 as ev
 from penstock.events.v1 import events_service_pb2 as pb
-from penstock.events.v1.events_service_pb2_grpc import EventServiceAsyncStub
+from penstock.events.v1.events_service_pb2_grpc import EventServiceStub
 
 from penstock import limits
 from tests.events.conftest import exchange, reason, rows, summary
@@ -22,7 +22,7 @@ def ipc(table: pa.Table) -> pb.ArrowRows:
     return pb.ArrowRows(ipc_stream=sink.getvalue().to_pybytes())
 
 
-async def test_batches_are_answered_in_order_with_their_offsets(events: EventServiceAsyncStub) -> None:
+async def test_batches_are_answered_in_order_with_their_offsets(events: EventServiceStub) -> None:
     frames = await exchange(
         events,
         pb.AppendRequest(stream_id="in-order", offset=0, event_rows=rows(10)),
@@ -47,7 +47,7 @@ async def test_batches_are_answered_in_order_with_their_offsets(events: EventSer
     ],
 )
 async def test_an_offset_that_does_not_fit_is_refused_and_the_stream_goes_on(
-    events: EventServiceAsyncStub, offset: int, count: int, answer: str
+    events: EventServiceStub, offset: int, count: int, answer: str
 ) -> None:
     stream_id = f"offsets-{offset}-{count}"
     frames = await exchange(
@@ -60,7 +60,7 @@ async def test_an_offset_that_does_not_fit_is_refused_and_the_stream_goes_on(
     assert summary(frames) == ["opened 0", "stored 0+10", answer, f"stored {after}+1", f"end {after + 1}"]
 
 
-async def test_a_bad_row_refuses_its_whole_batch_and_leaves_no_gap(events: EventServiceAsyncStub) -> None:
+async def test_a_bad_row_refuses_its_whole_batch_and_leaves_no_gap(events: EventServiceStub) -> None:
     frames = await exchange(
         events,
         pb.AppendRequest(stream_id="all-or-nothing", offset=0, event_rows=rows(10)),
@@ -79,7 +79,7 @@ async def test_a_bad_row_refuses_its_whole_batch_and_leaves_no_gap(events: Event
     assert count.counts["purchase"] >= 13
 
 
-async def test_keep_good_keeps_the_bad_rows_apart(events: EventServiceAsyncStub) -> None:
+async def test_keep_good_keeps_the_bad_rows_apart(events: EventServiceStub) -> None:
     policy = ev.ROW_POLICY_KEEP_GOOD
     frames = await exchange(
         events,
@@ -92,12 +92,12 @@ async def test_keep_good_keeps_the_bad_rows_apart(events: EventServiceAsyncStub)
     assert ev.Event.FromString(kept.rejected_events[1].raw).user_id == "user-9"
 
 
-async def test_the_default_stream_takes_rows_without_offsets(events: EventServiceAsyncStub) -> None:
+async def test_the_default_stream_takes_rows_without_offsets(events: EventServiceStub) -> None:
     frames = await exchange(events, pb.AppendRequest(event_rows=rows(3)), pb.AppendRequest(event_rows=rows(2)))
     assert summary(frames) == ["opened 0", "stored 0+3", "stored 0+2", "end 0"]
 
 
-async def test_arrow_columns_are_rows_too(events: EventServiceAsyncStub) -> None:
+async def test_arrow_columns_are_rows_too(events: EventServiceStub) -> None:
     table = pa.table(
         {
             "event_type": pa.array(["view", "purchase"]).dictionary_encode(),
@@ -121,7 +121,7 @@ async def test_arrow_columns_are_rows_too(events: EventServiceAsyncStub) -> None
     assert (second.price, dict(second.properties)) == (9.0, {})
 
 
-async def test_an_arrow_row_is_checked_as_any_other(events: EventServiceAsyncStub) -> None:
+async def test_an_arrow_row_is_checked_as_any_other(events: EventServiceStub) -> None:
     table = pa.table({"event_type": ["a", "b", ""], "price": [1.0, float("inf"), 1.0]})
     frames = await exchange(
         events, pb.AppendRequest(stream_id="arrow-bad", row_policy=ev.ROW_POLICY_KEEP_GOOD, arrow_rows=ipc(table))
@@ -143,7 +143,7 @@ async def test_an_arrow_row_is_checked_as_any_other(events: EventServiceAsyncStu
     ],
 )
 async def test_a_request_that_is_wrong_is_refused_and_the_stream_goes_on(
-    events: EventServiceAsyncStub, request_: pb.AppendRequest, answer: str
+    events: EventServiceStub, request_: pb.AppendRequest, answer: str
 ) -> None:
     stream_id = f"wrong-{answer}-{abs(hash(request_.SerializeToString()))}"
     frames = await exchange(
@@ -165,7 +165,7 @@ async def test_a_request_that_is_wrong_is_refused_and_the_stream_goes_on(
     ],
 )
 async def test_a_stream_that_cannot_be_opened_ends(
-    events: EventServiceAsyncStub, opening: pb.AppendRequest, code: grpc.StatusCode, answer: str
+    events: EventServiceStub, opening: pb.AppendRequest, code: grpc.StatusCode, answer: str
 ) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await exchange(events, opening)
@@ -173,7 +173,7 @@ async def test_a_stream_that_cannot_be_opened_ends(
     assert answer.encode() in dict(caught.value.trailing_metadata())["grpc-status-details-bin"]  # type: ignore[operator]
 
 
-async def test_a_newer_connection_takes_the_stream_over(events: EventServiceAsyncStub) -> None:
+async def test_a_newer_connection_takes_the_stream_over(events: EventServiceStub) -> None:
     release = asyncio.Event()
 
     async def older() -> AsyncIterator[pb.AppendRequest]:
@@ -193,7 +193,7 @@ async def test_a_newer_connection_takes_the_stream_over(events: EventServiceAsyn
     release.set()
 
 
-async def test_get_stream_says_where_to_go_on(events: EventServiceAsyncStub) -> None:
+async def test_get_stream_says_where_to_go_on(events: EventServiceStub) -> None:
     never = await events.GetStream(pb.GetStreamRequest(stream_id="never"))
     assert (never.next_offset, never.open, never.commit) == (0, False, 0)
     await exchange(events, pb.AppendRequest(stream_id="known", event_rows=rows(7)))
@@ -201,7 +201,7 @@ async def test_get_stream_says_where_to_go_on(events: EventServiceAsyncStub) -> 
     assert (known.next_offset, known.open) == (7, False)
 
 
-async def test_forged_stamps_and_repeated_fields_store_what_the_contract_reads(events: EventServiceAsyncStub) -> None:
+async def test_forged_stamps_and_repeated_fields_store_what_the_contract_reads(events: EventServiceStub) -> None:
     """Fields in the server's own number range, and a oneof set twice, which parsers may join or not."""
     honest = pb.AppendRequest(stream_id="forged", event_rows=rows(2, site_id="forged-site")).SerializeToString()
     other = pb.AppendRequest(arrow_rows=pb.ArrowRows(ipc_stream=b"x")).SerializeToString()
@@ -235,7 +235,7 @@ def _remember(server: ServerProcess) -> None:
     _TARGETS[:] = [server.target]
 
 
-def _target(_: EventServiceAsyncStub) -> str:
+def _target(_: EventServiceStub) -> str:
     return _TARGETS[0]
 
 
@@ -271,7 +271,7 @@ async def test_a_client_that_reads_no_answers_is_pushed_back(server: ServerProce
 
     options = [("grpc.http2.bdp_probe", 0)]
     async with grpc.aio.insecure_channel(server.target, options=options) as channel:
-        call = EventServiceAsyncStub(channel).StreamEvents(sending())  # type: ignore[abstract]
+        call = EventServiceStub(channel).StreamEvents(sending())
         before = -1
         while before != sent:
             before = sent

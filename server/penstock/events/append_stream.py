@@ -80,6 +80,7 @@ class AppendStream:
         self._origin = Origin(call.tenant, "", call.client_address, call.user_agent)
         self._keep_good = False
         self._state: StreamState | None = None
+        self._waiting = False  # whether the reader waits for the client
 
     async def frames(self, requests: AsyncIterator[bytes]) -> AsyncIterator[events_service_pb2.AppendResponse]:
         """Every frame of the connection. Raises what ends it."""
@@ -135,17 +136,32 @@ class AppendStream:
         self, first: bytes | None, opening: events_service_pb2.AppendRequest, requests: AsyncIterator[bytes]
     ) -> None:
         """Reads until the client is done, the stream is lost, or the server drains; then marks the end."""
+        stop = asyncio.create_task(self._stop_reading(asyncio.current_task()))
         try:
             if first is not None:
                 await self._take(first, opening)
-            stop = asyncio.create_task(_either(self._draining, self._connection.lost))
-            try:
-                while (raw := await _next_or_stop(requests, stop)) is not None:
-                    await self._take(raw, _parsed(raw))
-            finally:
-                stop.cancel()
+            while not stop.done():
+                self._waiting = True
+                raw = await anext(requests, None)
+                self._waiting = False
+                if raw is None:
+                    return
+                await self._take(raw, _parsed(raw))
+        except asyncio.CancelledError:
+            if not stop.done():
+                raise
         finally:
+            stop.cancel()
             self._sent.put_nowait(None)
+
+    async def _stop_reading(self, reader: "asyncio.Task[None] | None") -> None:
+        """Ends the reader when the stream is lost or the server drains, but never between reading and queueing.
+
+        To wait for the next request and for these at once would cost every request half as much again.
+        """
+        await _either(self._draining, self._connection.lost)
+        if self._waiting and reader is not None:
+            reader.cancel()
 
     async def _take(self, raw: bytes, request: events_service_pb2.AppendRequest | InvalidInput) -> None:
         size = len(raw) + _BATCH_OVERHEAD_BYTES
@@ -258,17 +274,3 @@ async def _either(*events: asyncio.Event) -> None:
     finally:
         for task in tasks:
             task.cancel()
-
-
-async def _next_or_stop(requests: AsyncIterator[bytes], stop: asyncio.Task[None]) -> bytes | None:
-    """The next request; None at the end of the stream or when `stop` is done first."""
-    if stop.done():
-        return None
-    following = asyncio.ensure_future(anext(requests, None))
-    await asyncio.wait((following, stop), return_when=asyncio.FIRST_COMPLETED)
-    if following.done():
-        return following.result()
-    following.cancel()
-    with suppress(asyncio.CancelledError, StopAsyncIteration):
-        await following
-    return None

@@ -42,6 +42,7 @@ _ALIASES = {
     "client_id": "visitor_id",
     "referer": "referrer",
     "time": "timestamp",
+    "time_stamp": "timestamp",
     "ts": "timestamp",
 }
 _UTM = ("source", "medium", "campaign", "term", "content")
@@ -109,7 +110,7 @@ def _take(event: events_pb2.Event, spelled: str, name: str, value: Json) -> None
     elif name == "timestamp":
         event.timestamp.CopyFrom(_time(spelled, value))
     elif name == "price":
-        event.price = _number(spelled, value)
+        event.price = _number(spelled, value, "INVALID_PRICE")
     elif name == "quantity":
         event.quantity = _whole(spelled, value)
     elif name == "attribution" and isinstance(value, dict):
@@ -167,14 +168,14 @@ def _text(field: str, value: Json) -> str:
     return str(value)
 
 
-def _number(field: str, value: Json) -> float:
+def _number(field: str, value: Json, reason: str = "INVALID_FIELD") -> float:
     if isinstance(value, str):
         try:
             value = float(value)
         except ValueError:
-            raise invalid_field(field, "must be a number", reason="INVALID_PRICE") from None
+            raise invalid_field(field, "must be a number", reason=reason) from None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise invalid_field(field, "must be a finite number", reason="INVALID_PRICE")
+        raise invalid_field(field, "must be a finite number", reason=reason)
     return float(value)
 
 
@@ -192,7 +193,7 @@ def _time(field: str, value: Json) -> Timestamp:
             parsed = dates.isoparse(value)
             made.FromDatetime(parsed.astimezone(UTC) if parsed.tzinfo else parsed)
         else:
-            number = _number(field, value)
+            number = _number(field, value, "INVALID_TIMESTAMP")
             scale = next(scale for bound, scale in _UNIX_SCALES if abs(number) < bound)
             made.FromDatetime(datetime.fromtimestamp(number / scale, UTC))
     except (ValueError, OverflowError, OSError) as error:

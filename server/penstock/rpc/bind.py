@@ -7,7 +7,7 @@ A service is a plain object with one method an rpc, named as in the contract:
     async def UploadEvents(self, requests: AsyncIterator[UploadEventsRequest], call: Call) -> UploadEventsResponse
 
 It raises `PenstockError`s. The edge makes the `Call`, enforces the declared bounds of the request, sets a deadline
-where the client set none, turns errors into statuses with details, and counts.
+where the client set none, and turns errors into statuses with details.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from ipaddress import IPv4Network, IPv6Network
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import grpc
 import structlog
@@ -37,13 +37,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_TENANT = "default"
 REQUEST_ID_CHARS_MAX = 128
-
-
-class Observer(Protocol):
-    """Is told of every finished call."""
-
-    def finished(self, method: str, code: str, seconds: float) -> None:
-        """`code` is "OK" or the error's reason."""
+OPENING_S = 0.25
 
 
 class Malformed:
@@ -61,7 +55,7 @@ def raw_requests(method: F) -> F:
 
 def needs_of(method: MethodDescriptor) -> access_pb2.Needs:
     """What the contract declares that the method needs; a method that declares less than all of it is refused."""
-    needs = method.GetOptions().Extensions[access_pb2.needs]
+    needs = method.GetOptions().Extensions[cast(Any, access_pb2.needs)]
     if not (needs.role and needs.cost and needs.cache):
         raise TypeError(f"{method.full_name} must declare role, cost and cache in option (penstock.access.v1.needs)")
     return cast(access_pb2.Needs, needs)
@@ -70,9 +64,8 @@ def needs_of(method: MethodDescriptor) -> access_pb2.Needs:
 class Edge:
     """Binds services to a gRPC server."""
 
-    def __init__(self, *, trusted_proxies: Sequence[IPv4Network | IPv6Network], observer: Observer) -> None:
+    def __init__(self, *, trusted_proxies: Sequence[IPv4Network | IPv6Network]) -> None:
         self._trusted_proxies = trusted_proxies
-        self._observer = observer
         self._validator = Validator()
 
     def handlers(self, service: ServiceDescriptor, implementation: object) -> grpc.GenericRpcHandler:
@@ -99,18 +92,22 @@ class Edge:
         cost = needs_of(method).cost
         deadline_s = limits.HEAVY_DEADLINE_S if cost == access_pb2.COST_CLASS_HEAVY else limits.UNARY_DEADLINE_S
 
+        raw = getattr(behaviour, "raw_requests", False)
+
         def checked(request: Any) -> Any:
+            if raw:
+                return request
             return self._requests(request) if method.client_streaming else self._request(request)
 
         if method.server_streaming:
 
             async def stream(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Message]:
                 call = self._call(name, context)
-                async with self._settled(call):
-                    await context.send_initial_metadata((("x-request-id", call.request_id),))
+                async with self._settled(call), _opening(call) as opened:
                     responses = behaviour(checked(request), call)
                     async with contextlib.aclosing(responses):
                         async for response in responses:
+                            await opened()
                             yield response
 
             return stream
@@ -157,7 +154,7 @@ class Edge:
 
     async def _requests(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         async for request in requests:
-            yield request if isinstance(request, bytes) else self._request(request)
+            yield self._request(request)
 
     def _call(self, method: str, context: grpc.aio.ServicerContext) -> Call:
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
@@ -176,7 +173,7 @@ class Edge:
 
     @contextlib.asynccontextmanager
     async def _settled(self, call: Call) -> AsyncIterator[None]:
-        """Turns what goes wrong inside into a status, logs it, and tells the observer how the call ended."""
+        """Turns what goes wrong inside into a status, and logs how the call ended."""
         code = "OK"
         try:
             yield
@@ -195,13 +192,42 @@ class Edge:
             log.exception("call failed", method=call.method, request_id=call.request_id, tenant=call.tenant)
             await abort(call.context, fault(call.request_id), [("x-request-id", call.request_id)])
         finally:
-            self._observer.finished(call.method, code, time.perf_counter() - call.started)
+            log.debug("call ended", method=call.method, code=code, seconds=time.perf_counter() - call.started)
 
     async def _abort(self, call: Call, error: errors.PenstockError) -> None:
         metadata = [("x-request-id", call.request_id)]
         if error.retry_after_s is not None:
             metadata.append(("retry-after", str(max(1, round(error.retry_after_s)))))
         await abort(call.context, status_of(error), metadata)
+
+
+@contextlib.asynccontextmanager
+async def _opening(call: Call) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Gives what sends a stream's initial metadata, once; it is sent by itself after OPENING_S without a response.
+
+    Not before: headers that are out mean 200 to REST, and a refusal of the request could no longer be told. Not much
+    later: a reader of a quiet stream waits for them to know that it is connected.
+    """
+    lock = asyncio.Lock()
+    sent = False
+
+    async def opened() -> None:
+        nonlocal sent
+        async with lock:
+            if not sent:
+                sent = True
+                await call.context.send_initial_metadata((("x-request-id", call.request_id),))
+
+    async def open_later() -> None:
+        await asyncio.sleep(OPENING_S)
+        await opened()
+
+    later = asyncio.create_task(open_later())
+    try:
+        yield opened
+    finally:
+        later.cancel()
+        await asyncio.gather(later, return_exceptions=True)
 
 
 def _parser(message: type[Message]) -> Callable[[bytes], Message | Malformed]:
