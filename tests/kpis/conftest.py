@@ -1,0 +1,54 @@
+"""Gold to read from, and a clock that tests set."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from penstock.kpis.catalog import load_catalog
+from penstock.kpis.reader import KpiReader
+from penstock.settings import Settings
+from penstock.storage.commit_log import CommitLog
+from penstock.storage.engine import ClickHouseEngine, Row
+from tests.kpis.gold import NOON, Gold
+
+
+@dataclass
+class Clock:
+    """The server's clock, in seconds since the epoch."""
+
+    now: float = NOON + 86_400.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A day after the noon that the events are around."""
+    return Clock()
+
+
+@pytest.fixture
+def gold(engine: ClickHouseEngine, commit_log: CommitLog) -> Gold:
+    """The gold of a fresh engine."""
+    return Gold(engine, commit_log)
+
+
+@pytest.fixture
+def reader(engine: ClickHouseEngine, commit_log: CommitLog, settings: Settings, clock: Clock) -> KpiReader:
+    """A reader of it."""
+    return KpiReader(engine, commit_log, settings, load_catalog(), clock)
+
+
+def statements_of(engine: ClickHouseEngine, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The SELECTs that the engine is given from now on; the list grows as they come."""
+    statements: list[str] = []
+    rows = engine.rows
+
+    async def noted(sql: str, *arguments: Any, **options: Any) -> list[Row]:
+        statements.append(sql)
+        return await rows(sql, *arguments, **options)
+
+    monkeypatch.setattr(engine, "rows", noted)
+    return statements
