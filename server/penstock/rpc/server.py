@@ -14,6 +14,8 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.bdp_probe", 0),
     ("grpc.max_receive_message_length", limits.REQUEST_BYTES_MAX),
     ("grpc.max_send_message_length", limits.RESPONSE_BYTES_MAX),
+    ("grpc.max_metadata_size", limits.METADATA_BYTES_MAX),
+    ("grpc.absolute_max_metadata_size", limits.METADATA_BYTES_MAX),
     # Clients may ping every 20 s to keep idle streams open through NATs; by default the third ping is answered GOAWAY.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),

@@ -1,0 +1,125 @@
+"""How the server is, over gRPC."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+
+import psutil
+from google.api.httpbody_pb2 import HttpBody
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from penstock.errors import Unavailable
+from penstock.operations.health import Dependency, HealthChecker, Report, State
+from penstock.operations.loop_lag import LoopLag
+from penstock.operations.v1 import operations_pb2
+from penstock.operations.v1 import operations_service_pb2 as pb
+from penstock.operations.versions import own_version, part_versions
+from penstock.rpc.call import Call
+
+LINKS = {"docs": "/openapi.json", "openapi": "/openapi.json", "health": "/health", "metrics": "/metrics"}
+WORDS = {State.UP: "healthy", State.DEGRADED: "degraded", State.DOWN: "unhealthy"}
+RETRY_S = 2.0  # a check later, things may be different
+
+
+@dataclass(frozen=True, slots=True)
+class IngestFigures:
+    """How ingest stands; the names are those of the contract's IngestStatus."""
+
+    open_streams: int
+    queued_batches: int
+    queued_bytes: int
+    rows_accepted: int  # since the start, as the two below
+    rows_rejected: int
+    commits: int
+    last_commit: int
+
+
+class OperationsService:
+    """Serves `penstock.operations.v1.OperationsService`."""
+
+    def __init__(
+        self,
+        checker: HealthChecker,
+        loop_lag: LoopLag,
+        *,
+        ingest: Callable[[], IngestFigures],
+        lag_s: Callable[[], float],
+        openapi: bytes,
+    ) -> None:
+        """`ingest` and `lag_s` (of gold, in seconds) are asked at every call and answer from memory."""
+        self._checker = checker
+        self._loop_lag = loop_lag
+        self._ingest = ingest
+        self._lag_s = lag_s
+        self._openapi = openapi
+        self._started = time.monotonic()
+        self._process = psutil.Process()
+
+    async def GetHealth(self, request: pb.GetHealthRequest, call: Call) -> pb.GetHealthResponse:
+        report = await self._checker.report()
+        now = Timestamp()
+        now.GetCurrentTime()
+        return pb.GetHealthResponse(
+            status=WORDS[report.state],
+            timestamp=now,
+            uptime_seconds=self._uptime_s(),
+            database="disconnected" if report.is_down("storage") else "connected",
+            lag_seconds=self._lag_s(),
+        )
+
+    async def CheckHealth(self, request: pb.CheckHealthRequest, call: Call) -> pb.CheckHealthResponse:
+        report = await self._checker.report()
+        if report.state is State.DOWN:
+            raise _unavailable(report, "UNHEALTHY")
+        return pb.CheckHealthResponse(status=WORDS[report.state], dependencies=_dependencies(report.dependencies))
+
+    async def CheckLive(self, request: pb.CheckLiveRequest, call: Call) -> pb.CheckLiveResponse:
+        return pb.CheckLiveResponse(status="alive")
+
+    async def CheckReady(self, request: pb.CheckReadyRequest, call: Call) -> pb.CheckReadyResponse:
+        report = await self._checker.report()
+        if report.draining or report.state is State.DOWN:
+            raise _unavailable(report, "NOT_READY")
+        return pb.CheckReadyResponse(status="ready", dependencies=_dependencies(report.dependencies))
+
+    async def GetStatus(self, request: pb.GetStatusRequest, call: Call) -> pb.GetStatusResponse:
+        report = await self._checker.report()
+        return pb.GetStatusResponse(
+            status=WORDS[report.state],
+            version=own_version(),
+            uptime_seconds=self._uptime_s(),
+            dependencies=_dependencies(report.dependencies),
+            versions=part_versions(),
+            ingest=pb.GetStatusResponse.IngestStatus(**asdict(self._ingest())),
+            memory_bytes=self._process.memory_info().rss,
+            event_loop_lag_ms_max=self._loop_lag.max_ms,
+        )
+
+    async def GetInfo(self, request: pb.GetInfoRequest, call: Call) -> pb.GetInfoResponse:
+        return pb.GetInfoResponse(name="penstock", version=own_version(), links=LINKS)
+
+    async def GetOpenApi(self, request: pb.GetOpenApiRequest, call: Call) -> HttpBody:
+        return HttpBody(content_type="application/json", data=self._openapi)
+
+    def _uptime_s(self) -> float:
+        return time.monotonic() - self._started
+
+
+def _unavailable(report: Report, reason: str) -> Unavailable:
+    wrong = [f"{each.name}: {each.detail}" for each in report.dependencies if each.state is State.DOWN]
+    if report.draining:
+        wrong.append("server: stopping")
+    return Unavailable("; ".join(wrong), reason=reason, metadata=report.states, retry_after_s=RETRY_S)
+
+
+def _dependencies(found: Iterable[Dependency]) -> list[operations_pb2.Dependency]:
+    return [
+        operations_pb2.Dependency(
+            name=each.name,
+            # The numbers are the same; a test holds the two enums together.
+            state=operations_pb2.Dependency.State.Name(each.state.value),
+            detail=each.detail,
+            latency_ms=each.latency_ms,
+        )
+        for each in found
+    ]

@@ -1,0 +1,209 @@
+"""Every REST path through the whole stack: real Envoy, real server, real engine; each in success and in failure."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from tests.process import ServerProcess
+from tests.rest.test_transcoding import error_of
+
+NDJSON = b'{"event_type": "page_view", "user_id": "upload-1"}\n{"event_type": "page_view", "user_id": "upload-2"}\n'
+ROWS = {"event_rows": {"events": [{"event_type": "page_view", "user_id": "stream-1"}]}}
+INVALID_ARGUMENT, NOT_FOUND = 3, 5
+
+# Method, path, JSON body (bytes: as they are), fields that the answer must have.
+SUCCESSES: list[tuple[str, str, object, set[str]]] = [
+    ("GET", "/", None, {"name", "version", "links"}),
+    ("GET", "/health", None, {"status", "timestamp", "uptime_seconds", "database", "lag_seconds"}),
+    ("GET", "/healthz", None, {"status", "dependencies"}),
+    ("GET", "/live", None, {"status"}),
+    ("GET", "/ready", None, {"status", "dependencies"}),
+    ("GET", "/status", None, {"status", "version", "dependencies", "versions", "ingest", "memory_bytes"}),
+    ("GET", "/openapi.json", None, {"openapi", "paths", "components"}),
+    ("POST", "/collect", {"eventType": "purchase", "userId": "u1", "price": 9.5, "more": [1]}, {"status", "event_id"}),
+    ("GET", "/collect?event_type=page_view&user_id=u1&utm_source=mail&data=d", None, {"status", "event_id"}),
+    ("POST", "/v1/events:batchCollect", {"events": [{"event_type": "page_view"}]}, {"results", "accepted_rows"}),
+    ("POST", "/v1/events:upload", NDJSON, {"accepted_rows", "rejected_rows", "rejected", "commit"}),
+    ("GET", "/events/recent?page_size=2&event_type=page_view", None, {"events", "next_page_token"}),
+    ("GET", "/events/count", None, {"counts", "total", "commit"}),
+    ("GET", "/v1/events:rejected", None, {"rejected_events", "next_page_token"}),
+    ("POST", "/v1/events:replayRejected", {"reason": "NONE_SUCH"}, {"accepted_rows", "rejected", "commit"}),
+    ("GET", "/v1/streams/never-written", None, {"stream_id", "next_offset", "open", "commit"}),
+    ("POST", "/etl/run", {}, {"name", "done"}),
+    ("POST", "/etl/run-sync", {}, {"runs", "rows_processed", "duration_ms"}),
+    ("POST", "/etl/run-sync?batch_size=1000", None, {"runs", "rows_processed", "duration_ms"}),
+    ("POST", "/etl/process/page_view?batch_size=1000", {}, {"runs", "rows_processed", "duration_ms"}),
+    ("POST", "/etl/calculate-daily-metrics?target_date=2026-01-01", None, {"metrics"}),
+    ("GET", "/etl/status", None, {"last_commit", "processed_commit", "lag_seconds", "unprocessed", "tables"}),
+    ("GET", "/etl/recent-sessions?limit=5", None, {"sessions"}),
+    ("POST", "/etl/cleanup", {"retention_days": 90, "dry_run": True}, {"dry_run", "cutoff", "removed"}),
+    ("GET", "/metrics", None, {"recent_events", "freshness", "reason"}),
+    ("GET", "/trend/conversion?limit=10", None, {"data", "summary", "reason"}),
+    ("GET", "/trend/revenue?limit=10", None, {"data", "summary", "reason"}),
+    ("GET", "/v1/kpis", None, {"kpis"}),
+]
+
+# Method, path, JSON body (bytes: as they are), HTTP status, gRPC code, reason.
+FAILURES: list[tuple[str, str, object, int, int, str]] = [
+    ("GET", "/?nope=1", None, 400, INVALID_ARGUMENT, "INVALID_REQUEST"),
+    ("GET", "/health?nope=1", None, 400, INVALID_ARGUMENT, "INVALID_REQUEST"),
+    ("GET", "/healthz?nope=1", None, 400, INVALID_ARGUMENT, "INVALID_REQUEST"),
+    ("POST", "/live", {}, 404, NOT_FOUND, "NO_SUCH_PATH"),
+    ("POST", "/ready", {}, 404, NOT_FOUND, "NO_SUCH_PATH"),
+    ("GET", "/status?nope=1", None, 400, INVALID_ARGUMENT, "INVALID_REQUEST"),
+    ("GET", "/openapi.yaml", None, 404, NOT_FOUND, "NO_SUCH_PATH"),
+    ("POST", "/collect", b'{"eventType": "x"', 400, INVALID_ARGUMENT, "INVALID_JSON"),
+    ("POST", "/collect", {"userId": "u1"}, 400, INVALID_ARGUMENT, "MISSING_EVENT_TYPE"),
+    ("GET", "/collect?user_id=u1", None, 400, INVALID_ARGUMENT, "MISSING_EVENT_TYPE"),
+    ("POST", "/v1/events:batchCollect", {"events": []}, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
+    ("POST", "/v1/events:upload", b'{"a": "' + b"x" * 1_100_000, 400, INVALID_ARGUMENT, "LINE_TOO_LONG"),
+    ("GET", "/events/recent?page_size=1001", None, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
+    ("GET", "/events/recent?page_token=nonsense", None, 400, INVALID_ARGUMENT, "INVALID_PAGE_TOKEN"),
+    (
+        *("GET", "/events/count?start_time=2026-02-01T00:00:00Z&end_time=2026-01-01T00:00:00Z", None),
+        *(400, INVALID_ARGUMENT, "INVALID_TIME_RANGE"),
+    ),
+    ("GET", "/v1/events:rejected?page_token=nonsense", None, 400, INVALID_ARGUMENT, "INVALID_PAGE_TOKEN"),
+    ("POST", "/v1/events:replayRejected", {"reason": "x" * 65}, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
+    ("GET", "/v1/events:tail?resume_token=nonsense", None, 400, INVALID_ARGUMENT, "INVALID_RESUME_TOKEN"),
+    ("GET", "/v1/streams/no%20spaces", None, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
+    ("POST", "/etl/run", {"batch_size": -1}, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
+    ("POST", "/etl/run-sync", {"batch_size": -1}, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
+    ("POST", f"/etl/process/{'x' * 65}", {}, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
+    ("POST", "/etl/calculate-daily-metrics", {"target_date": "today"}, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
+    ("GET", "/etl/status?run_limit=101", None, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
+    ("GET", "/etl/recent-sessions?limit=1001", None, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
+    ("POST", "/etl/cleanup", {"retention_days": 4000}, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
+    ("GET", "/v1/operations/none", None, 404, NOT_FOUND, "OPERATION_NOT_FOUND"),
+    ("POST", "/v1/operations/none:cancel", {}, 404, NOT_FOUND, "OPERATION_NOT_FOUND"),
+    ("GET", "/metrics?window=1s", None, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
+    ("GET", "/sse/metrics?interval=0.001s", None, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
+    ("GET", "/trend/conversion?limit=-1", None, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
+    ("GET", "/trend/revenue?limit=many", None, 400, INVALID_ARGUMENT, "INVALID_REQUEST"),
+    ("GET", "/v1/kpis?nope=1", None, 400, INVALID_ARGUMENT, "INVALID_REQUEST"),
+]
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """`penstock up`."""
+    folder = tmp_path_factory.mktemp("stack")
+    with ServerProcess(folder, "--http-port", "0", command="up") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def rest(stack: ServerProcess) -> Iterator[httpx.Client]:
+    """A client of its REST face."""
+    with httpx.Client(base_url=stack.url, timeout=60, trust_env=False) as client:
+        yield client
+
+
+def ask(rest: httpx.Client, method: str, path: str, body: object) -> httpx.Response:
+    content = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
+    return rest.request(method, path, content=content, headers={"content-type": "application/json"})
+
+
+def first_frame(rest: httpx.Client, path: str) -> dict[str, Any]:
+    with rest.stream("GET", path) as response:
+        assert response.status_code == 200
+        assert response.headers["content-type"] == "text/event-stream"
+        line = next(line for line in response.iter_lines() if line)
+    frame: dict[str, Any] = json.loads(line.removeprefix("data: "))
+    return frame
+
+
+@pytest.mark.parametrize(("method", "path", "body", "fields"), SUCCESSES, ids=lambda value: str(value)[:60])
+def test_success(rest: httpx.Client, method: str, path: str, body: object, fields: set[str]) -> None:
+    answer = ask(rest, method, path, body)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-request-id"]
+    assert fields <= set(answer.json())
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code", "reason"), FAILURES, ids=lambda value: str(value)[:60]
+)
+def test_failure(rest: httpx.Client, method: str, path: str, body: object, status: int, code: int, reason: str) -> None:
+    error_of(ask(rest, method, path, body), status, code, reason)
+
+
+def test_every_path_of_the_contract_is_asked_for(rest: httpx.Client) -> None:
+    """A new binding without a row above fails here."""
+    spec = rest.get("/openapi.json").json()
+    OpenAPIV31SpecValidator(spec).validate()
+    rows = [row[:2] for row in SUCCESSES] + [row[:2] for row in FAILURES]
+    asked = {(method.lower(), path.partition("?")[0]) for method, path in rows}
+    streams = {("post", "/v1/events:stream"), ("get", "/sse/metrics"), ("get", "/v1/events:tail")}
+    with_variables = {
+        ("post", "/etl/process/{event_type}"),
+        ("get", "/v1/operations/{id}"),
+        ("post", "/v1/operations/{id}:cancel"),
+        ("get", "/v1/streams/{stream_id}"),
+    }
+    declared = {(verb, path) for path, item in spec["paths"].items() for verb in item}
+    assert declared - asked - streams - with_variables == set()
+
+
+def test_an_operation_can_be_followed_to_its_end(rest: httpx.Client) -> None:
+    name = rest.post("/etl/run", json={}).json()["name"]
+    operation: dict[str, Any] = {}
+    for _ in range(200):
+        operation = rest.get(f"/v1/{name}").json()
+        if operation["done"]:
+            break
+        time.sleep(0.05)
+    assert operation["response"]["@type"].endswith("RunPipelineResponse")
+
+
+def test_the_bidirectional_stream(rest: httpx.Client) -> None:
+    requests = [{"stream_id": "rest-stream", "offset": 0, **ROWS}, {"offset": 1, **ROWS}]
+    with rest.stream("POST", "/v1/events:stream", json=requests) as response:
+        frames = [json.loads(line.removeprefix("data: ")) for line in response.iter_lines() if line]
+    assert [next(iter(frame)) for frame in frames] == ["opened", "append_result", "append_result", "end"]
+    assert rest.get("/v1/streams/rest-stream").json()["next_offset"] == "2"
+
+
+def test_the_bidirectional_stream_tells_why_it_cannot_open(rest: httpx.Client) -> None:
+    answer = rest.post("/v1/events:stream", json=[{"offset": 5, **ROWS}])
+    if answer.status_code == 200:  # the error came as the last frame
+        frames = [json.loads(line.removeprefix("data: ")) for line in answer.text.splitlines() if line]
+        reasons = [detail["reason"] for detail in frames[-1]["error"]["status"]["details"] if "reason" in detail]
+        assert reasons == ["OFFSET_WITHOUT_STREAM"]
+    else:
+        error_of(answer, 400, INVALID_ARGUMENT, "OFFSET_WITHOUT_STREAM")
+
+
+def test_the_tail_shows_what_is_collected(rest: httpx.Client, stack: ServerProcess) -> None:
+    with rest.stream("GET", "/v1/events:tail?site_id=tailed") as response:
+        assert response.headers["content-type"] == "text/event-stream"
+        with httpx.Client(base_url=stack.url, timeout=30, trust_env=False) as another:
+            another.post("/collect", json={"eventType": "page_view", "siteId": "tailed"}).raise_for_status()
+        frame = next(json.loads(line.removeprefix("data: ")) for line in response.iter_lines() if line)
+    assert frame["event"]["event"]["site_id"] == "tailed"
+    assert frame["event"]["client_address"] == "127.0.0.1"
+
+
+def test_metrics_are_pushed(rest: httpx.Client) -> None:
+    assert set(first_frame(rest, "/sse/metrics")["metrics"]) >= {"recent_events", "freshness"}
+
+
+def test_a_long_query_string_is_an_event_too(rest: httpx.Client) -> None:
+    long = {name: name * 4000 for name in "abcde"}
+    answer = rest.get("/collect", params={"event_type": "page_view", **long})
+    assert answer.status_code == 200, answer.text
+
+
+def test_collected_events_reach_the_kpis(rest: httpx.Client) -> None:
+    rest.post("/collect", json={"eventType": "page_view", "userId": "kpi-1", "siteId": "kpi"}).raise_for_status()
+    purchase = {"eventType": "purchase", "userId": "kpi-1", "siteId": "kpi", "price": 12.5, "quantity": 2}
+    rest.post("/collect", json=purchase).raise_for_status()
+    rest.post("/etl/run-sync", json={}).raise_for_status()
+    window = rest.get("/metrics", params={"site_id": "kpi", "window": "3600s"}).json()["latest_kpis"]
+    assert (window["orders"], window["gmv"], window["conversion_rate"]) == (1, 25, 1)
