@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from penstock import limits
 from penstock.errors import Conflict, InvalidInput, PenstockError, invalid_field
@@ -55,12 +56,11 @@ class FlowGate:
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    """A request that awaits its answer: a queued batch, or an error found at the edge."""
+    """A request that awaits its answer."""
 
     size: int
     offset: int | None
-    batch: Batch | None = None
-    error: PenstockError | None = None
+    outcome: Batch | PenstockError  # a queued batch, or an error found at the edge
 
 
 class AppendStream:
@@ -98,7 +98,7 @@ class AppendStream:
             await reader  # its fault, where it had one, is the call's
             yield wire.end(self._next_offset(), draining=self._draining.is_set())
         except PenstockError as error:
-            yield wire.append_error(error, None, self._next_offset() if self._state is not None else None)
+            yield wire.append_error(error, None, self._expected())
             raise  # REST sees only the frame, gRPC the status too
         finally:
             if reader is not None:
@@ -173,7 +173,7 @@ class AppendStream:
             batch = await self._batch(raw, request, offset)
         except PenstockError as error:
             await self._gate.enter(size)
-            self._sent.put_nowait(_Sent(size, offset, error=error))
+            self._sent.put_nowait(_Sent(size, offset, error))
             return
         if batch is None:
             return
@@ -181,9 +181,9 @@ class AppendStream:
         try:
             await self._committer.submit(batch)
         except PenstockError as error:
-            self._sent.put_nowait(_Sent(size, offset, error=error))
+            self._sent.put_nowait(_Sent(size, offset, error))
         else:
-            self._sent.put_nowait(_Sent(size, offset, batch=batch))
+            self._sent.put_nowait(_Sent(size, offset, batch))
 
     async def _batch(self, raw: bytes, request: events_service_pb2.AppendRequest, offset: int | None) -> Batch | None:
         """The request's rows as a batch; None when it has none."""
@@ -199,7 +199,7 @@ class AppendStream:
         size = len(raw) + _BATCH_OVERHEAD_BYTES
         made: Batch | None = None
         if kind == "event_rows":
-            message = _with_old_times(raw, request) if _EMPTY_TIMESTAMP in raw else raw
+            message = _readable_alike(raw, request)
             made = Batch(self._origin, len(request.event_rows.events), size, self._keep_good, message=message)
         elif kind == "arrow_rows":
             table = await asyncio.to_thread(_columns, request.arrow_rows.ipc_stream)
@@ -226,20 +226,19 @@ class AppendStream:
             raise taken_over(self._origin.stream_id)
 
     async def _answer(self, sent: _Sent) -> events_service_pb2.AppendResponse:
-        expected = None
-        if sent.batch is None:
-            assert sent.error is not None
-            expected = self._next_offset() if self._state is not None else None
-            return wire.append_error(sent.error, sent.offset, expected)
         try:
-            stored = await sent.batch.done
+            if isinstance(sent.outcome, PenstockError):
+                raise sent.outcome
+            return wire.append_result(await sent.outcome.done, self._durability)
         except RowsRejected as error:
-            expected = self._next_offset() if self._state is not None else None
-            return wire.rows_rejected(error.rows, sent.offset, expected)
+            return wire.rows_rejected(error.rows, sent.offset, self._expected())
         except PenstockError as error:
-            expected = self._next_offset() if self._state is not None else None
-            return wire.append_error(error, sent.offset, expected)
-        return wire.append_result(stored, self._durability)
+            # What was expected when the batch was refused, where that is why: later batches may have moved it.
+            then = error.metadata.get("expected_offset")
+            return wire.append_error(error, sent.offset, self._expected() if then is None else int(then))
+
+    def _expected(self) -> int | None:
+        return self._state.next_offset if self._state is not None else None
 
 
 def _parsed(raw: bytes) -> events_service_pb2.AppendRequest | InvalidInput:
@@ -249,17 +248,19 @@ def _parsed(raw: bytes) -> events_service_pb2.AppendRequest | InvalidInput:
         return InvalidInput(f"the request cannot be parsed: {error}", reason="MALFORMED_MESSAGE")
 
 
-def _with_old_times(raw: bytes, request: events_service_pb2.AppendRequest) -> bytes:
-    """`raw`, its timestamps of second 0 made second -1.
-
-    On the wire a zero is absent, so the engine could not tell such a timestamp, which is too old, from none, which
-    means now.
-    """
+def _readable_alike(raw: bytes, request: events_service_pb2.AppendRequest) -> bytes:
+    """The request's bytes, written anew in the two cases in which the engine would read them differently from us."""
     changed = False
-    for event in request.event_rows.events:
-        if event.HasField("timestamp") and not event.timestamp.seconds and not event.timestamp.nanos:
-            event.timestamp.seconds = -1
-            changed = True
+    if len(UnknownFieldSet(request)):
+        # A client's own stamp fields: of a field that is there twice the engine makes neither value.
+        request.DiscardUnknownFields()  # type: ignore[no-untyped-call]
+        changed = True
+    if _EMPTY_TIMESTAMP in raw:
+        # On the wire a zero is absent: a timestamp of second 0, which is too old, would pass for none, which means now.
+        for event in request.event_rows.events:
+            if event.HasField("timestamp") and not event.timestamp.seconds and not event.timestamp.nanos:
+                event.timestamp.seconds = -1
+                changed = True
     return request.SerializeToString() if changed else raw
 
 

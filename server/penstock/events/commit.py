@@ -136,7 +136,8 @@ class CommitWriter:
         if stored != expected:
             bad = await self._find_bad(placed, transaction)
             if stored + bad != expected:
-                _make_canonical(placed)
+                if not _make_canonical(placed):
+                    raise RuntimeError(f"the engine stored {stored} of {expected} rows and finds fault with {bad}")
                 return False
             if any(each.bad and not each.keeps_good for each in placed):
                 self._refuse_bad(placed)
@@ -248,15 +249,18 @@ def _column_payload(groups: Sequence[Group]) -> Payload:
     )
 
 
-def _make_canonical(placed: Sequence[Placed]) -> None:
-    """Writes the messages anew, as this program understands them, where the engine understood some otherwise.
+def _make_canonical(placed: Sequence[Placed]) -> bool:
+    """Writes the messages anew, as this program understands them; False when that changes none.
 
     A message that repeats fields which must not repeat is read differently by different parsers.
     """
+    changed = False
     for each in placed:
         if each.batch.message:
-            parsed = events_service_pb2.AppendRequest.FromString(each.batch.message)
-            each.batch.message = parsed.SerializeToString()
+            before = each.batch.message
+            each.batch.message = events_service_pb2.AppendRequest.FromString(before).SerializeToString()
+            changed = changed or each.batch.message != before
+    return changed
 
 
 def _raws(each: Placed) -> list[Raw]:

@@ -1,8 +1,7 @@
 """The form in which the engine reads batches: derived from the contract, so the two cannot drift apart.
 
 A batch travels as the client's own AppendRequest bytes with a stamp behind them. Serialised protobuf messages join by
-simply being appended, and of a repeated scalar field the last one counts, so a client that sends stamp fields of its
-own is overwritten.
+simply being appended. Stamp fields that a client sends of its own are taken out at the edge.
 """
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
