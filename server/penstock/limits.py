@@ -51,7 +51,7 @@ READ_HANDLES = 4  # reads run beside each other; each handle is one thread
 WRITE_HANDLES = 2  # one for commits, one for the pipeline: neither waits behind a reader
 QUERY_MEMORY_BYTES_MAX = 4 * 1024 * 1024 * 1024
 LEASE_S = 12.0  # with several servers on one database: so long after the writing one died may another write
-LEASE_SETTLE_SHARE = 0.2  # of LEASE_S: who takes the lease waits so long for others that took it at the same moment
+LEASE_SETTLE_S = 2.5  # who takes the lease waits so long for others that tried to at the same moment
 FOLLOW_INTERVAL_S = 0.25  # a server that does not write looks so often for what another one wrote
 DISK_FREE_BYTES_MIN = 1024 * 1024 * 1024  # a merge needs room beside what it merges; less is refused at start
 

@@ -20,11 +20,9 @@ from penstock.events.batch import Batch, RowsRejected, Stored
 from penstock.events.commit import CommitWriter, Placed
 from penstock.events.streams import Streams, StreamState, check_offset
 from penstock.storage.commit_log import CommitLog
-from penstock.storage.engine import Engine, Lane
+from penstock.storage.engine import Engine
 
 log = structlog.get_logger()
-
-_IS_LOGGED = "SELECT count() AS logged FROM commits WHERE commit = {commit:Int64}"
 
 
 @dataclass(slots=True)
@@ -163,17 +161,18 @@ class Committer:
         unsure: _Attempt | None = None  # one whose log row may have been written
         while left := [batch for batch in batches if not batch.done.done()]:
             try:
+                epoch = self._log.epoch
                 if unsure is None:
                     placed, refused = await self._place(left)
                     if not placed:
                         _tell(refused)
                         return
                 async with self._log.transaction() as transaction:
-                    if unsure is not None:
-                        if await self._is_logged(unsure.commit):
-                            self._answer(unsure)
-                            unsure = None
-                            continue
+                    if unsure is not None and await self._log.contains(unsure.commit, unsure.time):
+                        self._answer(unsure)
+                        unsure = None
+                        continue
+                    if unsure is not None or self._log.epoch != epoch:
                         placed, refused = await self._place(left)
                     unsure = _Attempt(placed, transaction.commit, transaction.time)
                     stored = await self._writer.store(placed, transaction)
@@ -190,10 +189,6 @@ class Committer:
                     return
                 await asyncio.sleep(wait_s)
                 wait_s = min(wait_s * 2, 1.0)
-
-    async def _is_logged(self, commit: int) -> bool:
-        found = await self._engine.rows(_IS_LOGGED, {"commit": commit}, lane=Lane.COMMIT)
-        return bool(found[0]["logged"])
 
     async def _place(self, batches: Sequence[Batch]) -> tuple[list[Placed], list[tuple[Batch, PenstockError]]]:
         """Decides each batch's offset, in order; those that cannot have theirs come back with why.

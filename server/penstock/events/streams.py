@@ -27,6 +27,7 @@ class StreamState:
 
     next_offset: int
     commit: int  # the last that moved it
+    epoch: int  # of the log, when it was read: under another one another server may have moved it
     owner: Connection | None = None
     doubtful: bool = False  # a commit may have moved it without this server knowing
 
@@ -50,15 +51,17 @@ class Streams:
         key = (tenant, stream_id)
         known = self._states.get(key)
         if known is not None:
-            if known.doubtful:
+            if known.doubtful or known.epoch != self._log.epoch:
+                epoch = self._log.epoch
                 known.next_offset, known.commit = await self._log.next_offset(tenant, stream_id)
-                known.doubtful = False
+                known.epoch, known.doubtful = epoch, False
             self._states.move_to_end(key)
             return known
         async with self._loading.setdefault(key, asyncio.Lock()):
             if key not in self._states:
+                epoch = self._log.epoch
                 next_offset, commit = await self._log.next_offset(tenant, stream_id)
-                self._states[key] = StreamState(next_offset, commit)
+                self._states[key] = StreamState(next_offset, commit, epoch)
                 self._forget_some()
         self._loading.pop(key, None)
         return self._states[key]

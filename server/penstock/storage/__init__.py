@@ -1,0 +1,1 @@
+"""ClickHouse: one engine interface, the schema, and the commit log."""
