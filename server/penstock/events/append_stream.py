@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
 
+import pyarrow as pa
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
@@ -253,7 +254,7 @@ def _readable_alike(raw: bytes, request: events_service_pb2.AppendRequest) -> by
     changed = False
     if len(UnknownFieldSet(request)):
         # A client's own stamp fields: of a field that is there twice the engine makes neither value.
-        request.DiscardUnknownFields()  # type: ignore[no-untyped-call]
+        request.DiscardUnknownFields()
         changed = True
     if _EMPTY_TIMESTAMP in raw:
         # On the wire a zero is absent: a timestamp of second 0, which is too old, would pass for none, which means now.
@@ -264,7 +265,7 @@ def _readable_alike(raw: bytes, request: events_service_pb2.AppendRequest) -> by
     return request.SerializeToString() if changed else raw
 
 
-def _columns(ipc_stream: bytes) -> "arrow.pa.Table":
+def _columns(ipc_stream: bytes) -> pa.Table:
     return arrow.normalised(arrow.read_stream(ipc_stream))
 
 

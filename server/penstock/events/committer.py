@@ -174,6 +174,9 @@ class Committer:
                         continue
                     if unsure is not None or self._log.epoch != epoch:
                         placed, refused = await self._place(left)
+                    if not placed:
+                        _tell(refused)
+                        return
                     unsure = _Attempt(placed, transaction.commit, transaction.time)
                     stored = await self._writer.store(placed, transaction)
                 if stored:

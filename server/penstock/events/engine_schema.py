@@ -4,6 +4,8 @@ A batch travels as the client's own AppendRequest bytes with a stamp behind them
 simply being appended. Stamp fields that a client sends of its own are taken out at the edge.
 """
 
+from typing import cast
+
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
@@ -34,8 +36,8 @@ def _stamp_descriptor() -> Descriptor:
     file = descriptor_pb2.FileDescriptorProto(name="penstock/events/stamp.proto", package="penstock.events.internal")
     message = file.message_type.add(name="Stamp")
     for name, (number, kind) in STAMP_FIELDS.items():
-        message.field.add(name=name, number=number, type=kind, label=_F.LABEL_OPTIONAL)  # type: ignore[arg-type]
-    descriptor_pool.Default().Add(file)  # type: ignore[no-untyped-call]
+        message.field.add(name=name, number=number, type=kind, label=_F.LABEL_OPTIONAL)
+    descriptor_pool.Default().Add(file)
     return descriptor_pool.Default().FindMessageTypeByName("penstock.events.internal.Stamp")
 
 
@@ -45,8 +47,8 @@ Stamp = message_factory.GetMessageClass(_stamp_descriptor())
 def _message_source(descriptor: Descriptor, extra: list[str]) -> str:
     """The .proto text of a message, its own messages nested in it under their plain names."""
     lines = [f"message {descriptor.name} {{"]
-    nested = {field.message_type.name: field.message_type for field in descriptor.fields if _is_nested(field)}
-    lines.extend(_message_source(each, []) for each in nested.values())
+    nested = {inner.name: inner for field in descriptor.fields if (inner := _nested(field)) is not None}
+    lines.extend(_message_source(inner, []) for inner in nested.values())
     for each in descriptor.fields:
         if each.message_type is not None and each.message_type.GetOptions().map_entry:
             key, value = each.message_type.fields
@@ -58,15 +60,17 @@ def _message_source(descriptor: Descriptor, extra: list[str]) -> str:
     return "\n".join([*lines, *extra, "}"])
 
 
-def _is_nested(field: FieldDescriptor) -> bool:
-    return field.message_type is not None and not field.message_type.GetOptions().map_entry
+def _nested(field: FieldDescriptor) -> Descriptor | None:
+    """The message of a field that holds one; maps are written as maps."""
+    message = field.message_type
+    return None if message is None or message.GetOptions().map_entry else message
 
 
 def batch_source() -> str:
     """A self-contained .proto that describes a stamped batch, for the engine's `format_schema`."""
     rows = events_service_pb2.AppendRequest.DESCRIPTOR.fields_by_name["event_rows"]
     stamp = [f"{_SCALARS[kind]} {name} = {number};" for name, (number, kind) in STAMP_FIELDS.items()]
-    nested = _message_source(rows.message_type, [])
+    nested = _message_source(cast(Descriptor, rows.message_type), [])
     return "\n".join(
         ['syntax = "proto3";', "message Batch {", nested, f"EventRows {rows.name} = {rows.number};", *stamp, "}"]
     )
