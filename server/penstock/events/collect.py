@@ -88,6 +88,8 @@ def complete(event: events_pb2.Event) -> events_pb2.Event:
         event.event_id = canonical_id(event.event_id)
     if not event.HasField("timestamp"):
         event.timestamp.GetCurrentTime()
+    elif not event.timestamp.seconds and not event.timestamp.nanos:
+        event.timestamp.seconds = -1  # as in `_time`: a zero would be read as none
     return event
 
 
@@ -114,6 +116,8 @@ def _take(event: events_pb2.Event, spelled: str, name: str, value: Json) -> None
     elif name == "quantity":
         event.quantity = _whole(spelled, value)
     elif name == "attribution" and isinstance(value, dict):
+        if _depth(value) > limits.JSON_DEPTH_MAX:
+            raise invalid_field(spelled, f"is nested more than {limits.JSON_DEPTH_MAX} deep", reason="INVALID_PROPERTY")
         _attribution(event, value)
     elif name.startswith("utm_") and name[4:] in _UTM:
         setattr(event.attribution, name[4:], _text(spelled, value))

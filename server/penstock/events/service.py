@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from google.api.httpbody_pb2 import HttpBody
 
@@ -169,7 +169,7 @@ def _collected(body: HttpBody, call: Call) -> events_pb2.Event:
     """The event in the body, or in the query parameters where the call was a GET."""
     if body.data:
         return collect.from_json(body.data)
-    query = urlsplit(call.metadata.get("x-envoy-original-path", "")).query
+    query = call.metadata.get("x-envoy-original-path", "").partition("?")[2]
     if not query:
         raise InvalidInput("the body must be one JSON object, or the event in query parameters", reason="INVALID_JSON")
     return collect.from_fields(dict(parse_qsl(query)))

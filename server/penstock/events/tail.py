@@ -37,6 +37,10 @@ class Position:
     stream_id: str = _LAST_CHARACTER
     offset: int = 0
 
+    def is_behind(self, other: "Position") -> bool:
+        """Whether there may be rows behind `other` and up to here."""
+        return (self.commit, self.stream_id, self.offset) > (other.commit, other.stream_id, other.offset)
+
     def token(self) -> str:
         """The resume token."""
         return token("tail", [self.commit, self.stream_id, self.offset])
@@ -64,9 +68,10 @@ class Tails:
             raise Overloaded("too many tails are open", reason="OVERLOADED", retry_after_s=5.0)
         self._watchers += 1
         try:
+            yield None, position  # at once, so that a reader that breaks off early knows where to resume
             while not self._draining.is_set():
                 head = self._log.head
-                rows = await self._rows(tenant, which, position, head) if head > position.commit else []
+                rows = await self._rows(tenant, which, position, head) if Position(head).is_behind(position) else []
                 for row in rows:
                     position = Position(row["commit"], row["stream_id"], row["offset"])
                     yield row, position

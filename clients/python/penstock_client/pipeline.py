@@ -1,0 +1,173 @@
+"""The pipeline: asking for runs, looking at them."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import date
+from typing import Literal
+from uuid import uuid4
+
+from google.longrunning import operations_pb2
+
+from penstock.pipeline.v1 import pipeline_service_pb2 as pb
+from penstock.pipeline.v1.pipeline_pb2 import DailyMetrics, Run, Session
+from penstock.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
+from penstock_client.connection import Connection
+from penstock_client.errors import TimedOut, from_status
+
+# The server's own bound on these calls; they may take as long.
+HEAVY_TIMEOUT_S = 600.0
+POLL_S = 0.25
+
+OnConflict = Literal["join", "refuse"]
+_ON_CONFLICT: dict[str, pb.OnConflict] = {"join": pb.ON_CONFLICT_JOIN, "refuse": pb.ON_CONFLICT_REFUSE}
+
+
+class Operation:
+    """A run that goes on in the background; `message` is what the server last said of it."""
+
+    def __init__(self, connection: Connection, message: operations_pb2.Operation) -> None:
+        self._connection = connection
+        self.message = message
+
+    @property
+    def name(self) -> str:
+        """Its full name."""
+        return str(self.message.name)
+
+    @property
+    def id(self) -> str:
+        """The last part of the name."""
+        return self.name.rpartition("/")[2]
+
+    @property
+    def done(self) -> bool:
+        """Whether it had ended when the server was last asked."""
+        return bool(self.message.done)
+
+    @property
+    def run(self) -> Run:
+        """How the run stood then."""
+        run = Run()
+        self.message.metadata.Unpack(run)
+        return run
+
+    async def refresh(self) -> None:
+        """Asks the server anew."""
+        self.message = await self._connection.read(
+            self._stub.GetOperation, pb.GetOperationRequest(id=self.id), operations_pb2.Operation
+        )
+
+    async def wait(self, timeout_s: float = HEAVY_TIMEOUT_S) -> pb.RunPipelineResponse:
+        """Waits for its end. Raises the Error it ended with, or TimedOut while it goes on."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self.done:
+                    await asyncio.sleep(POLL_S)
+                    await self.refresh()
+        except TimeoutError:
+            raise TimedOut(f"{self.name} has not ended in {timeout_s:g} s", reason="DEADLINE_EXCEEDED") from None
+        if self.message.HasField("error"):
+            raise from_status(self.message.error)
+        response = pb.RunPipelineResponse()
+        self.message.response.Unpack(response)
+        return response
+
+    async def cancel(self) -> None:
+        """Asks it to stop; batches that it finished stay."""
+        self.message = await self._connection.call(
+            self._stub.CancelOperation, pb.CancelOperationRequest(id=self.id), operations_pb2.Operation
+        )
+
+    @property
+    def _stub(self) -> PipelineServiceStub:
+        return PipelineServiceStub(self._connection.channel)
+
+
+class PipelineClient:
+    """`client.pipeline`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    @property
+    def _stub(self) -> PipelineServiceStub:
+        return PipelineServiceStub(self._connection.channel)
+
+    async def run(
+        self, *, batch_size: int = 0, on_conflict: OnConflict = "join", timeout_s: float = HEAVY_TIMEOUT_S
+    ) -> pb.RunPipelineResponse:
+        """Brings everything committed before the call into gold. Raises RunInProgress with on_conflict="refuse"."""
+        request = pb.RunPipelineRequest(batch_size=batch_size, on_conflict=_ON_CONFLICT[on_conflict])
+        return await self._connection.call(self._stub.RunPipeline, request, pb.RunPipelineResponse, timeout_s)
+
+    async def start(
+        self, *, batch_size: int = 0, on_conflict: OnConflict = "join", request_id: str | None = None
+    ) -> Operation:
+        """The same in the background. The same `request_id` again gives the same operation."""
+        request = pb.StartPipelineRequest(
+            batch_size=batch_size,
+            on_conflict=_ON_CONFLICT[on_conflict],
+            request_id=request_id or str(uuid4()),
+        )
+        # With its request_id the call starts nothing twice, so it may be tried again.
+        started = await self._connection.read(self._stub.StartPipeline, request, operations_pb2.Operation)
+        return Operation(self._connection, started)
+
+    async def operation(self, operation_id: str) -> Operation:
+        """An operation that was started before. Raises NotFound."""
+        request = pb.GetOperationRequest(id=operation_id)
+        found = await self._connection.read(self._stub.GetOperation, request, operations_pb2.Operation)
+        return Operation(self._connection, found)
+
+    async def process(
+        self,
+        event_type: str,
+        *,
+        batch_size: int = 0,
+        on_conflict: OnConflict = "join",
+        timeout_s: float = HEAVY_TIMEOUT_S,
+    ) -> pb.RunPipelineResponse:
+        """Brings one event type into gold ahead of the others."""
+        request = pb.ProcessEventTypeRequest(
+            event_type=event_type, batch_size=batch_size, on_conflict=_ON_CONFLICT[on_conflict]
+        )
+        return await self._connection.call(self._stub.ProcessEventType, request, pb.RunPipelineResponse, timeout_s)
+
+    async def daily_metrics(
+        self, day: date | None = None, *, timeout_s: float = HEAVY_TIMEOUT_S
+    ) -> Sequence[DailyMetrics]:
+        """Computes and keeps the metrics of a day (in UTC; yesterday by default), one for each site."""
+        request = pb.CalculateDailyMetricsRequest(target_date=day.isoformat() if day is not None else "")
+        answer = await self._connection.call(
+            self._stub.CalculateDailyMetrics, request, pb.CalculateDailyMetricsResponse, timeout_s
+        )
+        return answer.metrics
+
+    async def status(self, *, run_limit: int = 0) -> pb.GetPipelineStatusResponse:
+        """How far the pipeline is behind, its last runs (10 by default), and how large the tables are."""
+        request = pb.GetPipelineStatusRequest(run_limit=run_limit)
+        return await self._connection.read(self._stub.GetPipelineStatus, request, pb.GetPipelineStatusResponse)
+
+    async def sessions(self, *, limit: int = 0, site_id: str = "") -> Sequence[Session]:
+        """The sessions that ended last (20 by default), newest first."""
+        request = pb.ListRecentSessionsRequest(limit=limit, site_id=site_id)
+        answer = await self._connection.read(self._stub.ListRecentSessions, request, pb.ListRecentSessionsResponse)
+        return answer.sessions
+
+    async def cleanup(
+        self,
+        *,
+        retention_days: int = 0,
+        daily_retention_days: int = 0,
+        dry_run: bool = False,
+        keep_aggregates: bool = False,
+        timeout_s: float = HEAVY_TIMEOUT_S,
+    ) -> pb.CleanupResponse:
+        """Removes events older than `retention_days` (90 by default), and says what it removed, or would."""
+        request = pb.CleanupRequest(
+            retention_days=retention_days,
+            daily_retention_days=daily_retention_days,
+            dry_run=dry_run,
+            keep_aggregates=keep_aggregates,
+        )
+        return await self._connection.call(self._stub.Cleanup, request, pb.CleanupResponse, timeout_s)
