@@ -1,0 +1,54 @@
+"""Silver → gold: what a run's new silver rows add to the minutes they belong to.
+
+Gold only grows: a run adds states of its own rows, which merge exactly with those of other runs. So a late event
+repairs its minute, and a minute as of any run is the merge of the rows up to that run.
+"""
+
+from penstock.pipeline.batch import Batch
+from penstock.storage.engine import Engine, Lane
+
+_KPIS = """
+INSERT INTO gold_kpis
+(
+    tenant, minute, site_id, currency, run, orders, gmv, refunds, purchases, page_views, add_to_carts, events,
+    purchase_users, view_users, cart_users, active_users
+)
+SELECT
+    tenant,
+    toStartOfMinute(event_time) AS minute,
+    site_id,
+    currency,
+    {run:Int64},
+    uniqExactStateIf(if(order_id != '', order_id, toString(event_id)), event_type = 'purchase'),
+    sumIf(amount, event_type = 'purchase'),
+    sumIf(amount, event_type = 'refund'),
+    countIf(event_type = 'purchase'),
+    countIf(event_type = 'page_view'),
+    countIf(event_type = 'add_to_cart'),
+    count(),
+    uniqExactStateIf(visitor, event_type = 'purchase' AND visitor != ''),
+    uniqExactStateIf(visitor, event_type = 'page_view' AND visitor != ''),
+    uniqExactStateIf(visitor, event_type = 'add_to_cart' AND visitor != ''),
+    uniqExactStateIf(visitor, visitor != '')
+FROM silver_events
+WHERE run = {run:Int64}
+GROUP BY tenant, minute, site_id, currency
+"""
+
+_EVENTS = """
+INSERT INTO gold_events (tenant, minute, site_id, event_type, run, events)
+SELECT tenant, toStartOfMinute(event_time) AS minute, site_id, event_type, {run:Int64}, count()
+FROM silver_events
+WHERE run = {run:Int64}
+GROUP BY tenant, minute, site_id, event_type
+"""
+
+
+async def build_kpis(engine: Engine, batch: Batch) -> None:
+    """Writes what the run adds to gold_kpis."""
+    await engine.execute(_KPIS, {"run": batch.run}, lane=Lane.PIPELINE)
+
+
+async def build_events(engine: Engine, batch: Batch) -> None:
+    """Writes what the run adds to gold_events."""
+    await engine.execute(_EVENTS, {"run": batch.run}, lane=Lane.PIPELINE)

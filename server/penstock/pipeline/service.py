@@ -1,0 +1,139 @@
+"""Control of the pipeline over gRPC."""
+
+import time
+from datetime import UTC, date, datetime, timedelta
+
+from google.longrunning import operations_proto_pb2
+from google.protobuf.message import Message
+
+from penstock import limits
+from penstock.errors import invalid_field
+from penstock.pipeline import wire
+from penstock.pipeline.cleanup import Cleaner, Retention
+from penstock.pipeline.daily import DailyCalculator
+from penstock.pipeline.operations import Operations, Report
+from penstock.pipeline.runner import PipelineRunner
+from penstock.pipeline.status import StatusReader
+from penstock.pipeline.v1 import pipeline_service_pb2
+from penstock.pipeline.v1.pipeline_service_pb2 import (
+    CalculateDailyMetricsRequest,
+    CalculateDailyMetricsResponse,
+    CancelOperationRequest,
+    CleanupRequest,
+    CleanupResponse,
+    GetOperationRequest,
+    GetPipelineStatusRequest,
+    GetPipelineStatusResponse,
+    ListRecentSessionsRequest,
+    ListRecentSessionsResponse,
+    ProcessEventTypeRequest,
+    RunPipelineRequest,
+    RunPipelineResponse,
+    StartPipelineRequest,
+)
+from penstock.rpc.call import Call
+
+RECENT_RUNS_DEFAULT = 10
+RECENT_SESSIONS_DEFAULT = 20
+
+
+class PipelineService:
+    """Serves `penstock.pipeline.v1.PipelineService`."""
+
+    def __init__(
+        self,
+        runner: PipelineRunner,
+        operations: Operations,
+        daily: DailyCalculator,
+        cleaner: Cleaner,
+        status: StatusReader,
+    ) -> None:
+        self._runner = runner
+        self._operations = operations
+        self._daily = daily
+        self._cleaner = cleaner
+        self._status = status
+
+    async def RunPipeline(self, request: RunPipelineRequest, call: Call) -> RunPipelineResponse:
+        runs = await self._runner.run(rows_max=_rows(request.batch_size), refuse=_refuses(request.on_conflict))
+        return wire.done(runs, _since_ms(call.started))
+
+    async def StartPipeline(self, request: StartPipelineRequest, call: Call) -> operations_proto_pb2.Operation:
+        async def work(report: Report) -> Message:
+            started = time.perf_counter()
+            runs = await self._runner.run(
+                rows_max=_rows(request.batch_size),
+                refuse=_refuses(request.on_conflict),
+                on_progress=lambda run: report(wire.run(run)),
+            )
+            return wire.done(runs, _since_ms(started))
+
+        known = self._operations.of_request(call.tenant, request.request_id)
+        if known is not None:
+            return known
+        if _refuses(request.on_conflict):
+            self._runner.check_free()
+        return self._operations.start(call.tenant, request.request_id, work)
+
+    async def ProcessEventType(self, request: ProcessEventTypeRequest, call: Call) -> RunPipelineResponse:
+        runs = await self._runner.run(
+            rows_max=_rows(request.batch_size),
+            event_type=request.event_type,
+            refuse=_refuses(request.on_conflict),
+        )
+        return wire.done(runs, _since_ms(call.started))
+
+    async def CalculateDailyMetrics(
+        self, request: CalculateDailyMetricsRequest, call: Call
+    ) -> CalculateDailyMetricsResponse:
+        metrics = await self._daily.calculate(call.tenant, _day(request.target_date))
+        return CalculateDailyMetricsResponse(metrics=[wire.daily_metrics(each) for each in metrics])
+
+    async def GetPipelineStatus(self, request: GetPipelineStatusRequest, call: Call) -> GetPipelineStatusResponse:
+        return wire.status(await self._status.read(call.tenant, request.run_limit or RECENT_RUNS_DEFAULT))
+
+    async def ListRecentSessions(self, request: ListRecentSessionsRequest, call: Call) -> ListRecentSessionsResponse:
+        sessions = await self._status.recent_sessions(
+            call.tenant, request.limit or RECENT_SESSIONS_DEFAULT, request.site_id
+        )
+        return ListRecentSessionsResponse(sessions=[wire.session(each) for each in sessions])
+
+    async def Cleanup(self, request: CleanupRequest, call: Call) -> CleanupResponse:
+        retention = Retention(
+            event_days=request.retention_days or limits.RETENTION_DAYS_DEFAULT,
+            daily_days=request.daily_retention_days or limits.DAILY_RETENTION_DAYS_DEFAULT,
+            keep_aggregates=request.keep_aggregates,
+        )
+        return wire.cleaned(await self._cleaner.run(call.tenant, retention, dry_run=request.dry_run))
+
+    async def GetOperation(self, request: GetOperationRequest, call: Call) -> operations_proto_pb2.Operation:
+        return self._operations.get(call.tenant, request.id)
+
+    async def CancelOperation(self, request: CancelOperationRequest, call: Call) -> operations_proto_pb2.Operation:
+        return await self._operations.cancel(call.tenant, request.id)
+
+
+def _rows(batch_size: int) -> int:
+    return batch_size or limits.PIPELINE_BATCH_ROWS
+
+
+def _refuses(on_conflict: pipeline_service_pb2.OnConflict) -> bool:
+    return on_conflict == pipeline_service_pb2.ON_CONFLICT_REFUSE
+
+
+def _day(target_date: str) -> date:
+    if not target_date:
+        return datetime.now(UTC).date() - timedelta(days=1)
+    try:
+        day = date.fromisoformat(target_date)
+    except ValueError:
+        raise invalid_field("target_date", "must be a day of the calendar, YYYY-MM-DD") from None
+    first = datetime.fromtimestamp(limits.EVENT_TIME_SECONDS_MIN, UTC).date()
+    last = (datetime.now(UTC) + timedelta(seconds=limits.EVENT_FUTURE_SECONDS_MAX)).date()
+    if not first <= day <= last:
+        raise invalid_field("target_date", f"must lie between {first} and {last}, where events can be")
+    return day
+
+
+def _since_ms(started: float) -> float:
+    return (time.perf_counter() - started) * 1e3

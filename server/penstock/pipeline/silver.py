@@ -1,0 +1,117 @@
+"""Bronze → silver: one row an event id, typed.
+
+Every conversion is total: ingest has checked the row, and what it let through has a value here, so no event can stop a
+batch.
+"""
+
+from penstock.pipeline.batch import Batch
+from penstock.storage.engine import Engine, Lane
+
+CANONICAL_TYPE = "if(event_type IN ('pageview', 'view'), 'page_view', event_type)"
+
+# The first of the rows that share an event id wins, whatever their types; so rows are thinned out before they are
+# chosen by type, or the type that is processed first would win.
+#
+# Ids are looked up by event id alone: a set of (tenant, event_id) costs five times as much to probe, because a
+# LowCardinality column in a tuple is hashed as text. What is found is then compared with its tenant.
+_SILVER = f"""
+INSERT INTO silver_events
+(
+    tenant, run, commit, event_id, event_type, event_time, ingest_time, visitor, user_id, visitor_id, session_id,
+    site_id, product_id, order_id, price, quantity, amount, currency, path, referrer,
+    utm_source, utm_medium, utm_campaign, utm_term, utm_content, properties, user_agent
+)
+WITH
+    first_of_id AS
+    (
+        SELECT *
+        FROM bronze_events
+        WHERE commit > {{since:Int64}} AND commit <= {{last_commit:Int64}}
+        ORDER BY tenant, commit, stream_id, offset
+        LIMIT 1 BY tenant, event_id
+    ),
+    known AS
+    (
+        SELECT tenant, event_id
+        FROM silver_ids
+        WHERE event_id IN
+        (
+            SELECT event_id
+            FROM bronze_events
+            WHERE commit >= {{first_commit:Int64}} AND commit <= {{last_commit:Int64}}
+        )
+    )
+SELECT
+    tenant,
+    {{run:Int64}},
+    commit,
+    event_id,
+    {CANONICAL_TYPE},
+    event_time,
+    ingest_time,
+    if(user_id != '', user_id, visitor_id),
+    user_id,
+    visitor_id,
+    session_id,
+    site_id,
+    product_id,
+    order_id,
+    price,
+    ifNull(quantity, 1),
+    toDecimal128(ifNull(price, 0), 6) * ifNull(quantity, 1),
+    if(currency = '', {{currency:String}}, upper(currency)),
+    multiIf(
+        path != '', path,
+        url = '', '',
+        startsWith(url, '/'), cutQueryStringAndFragment(url),
+        path(url) = '', '/',
+        path(url)
+    ),
+    referrer,
+    utm_source,
+    utm_medium,
+    utm_campaign,
+    utm_term,
+    utm_content,
+    properties,
+    user_agent
+FROM first_of_id
+WHERE commit >= {{first_commit:Int64}}
+    AND ({{event_type:String}} = '' OR {CANONICAL_TYPE} = {{event_type:String}})
+    AND (tenant, event_id) NOT IN (SELECT tenant, event_id FROM known)
+"""
+
+_IDS = """
+INSERT INTO silver_ids (tenant, event_id, run)
+SELECT tenant, event_id, run FROM silver_events WHERE run = {run:Int64}
+"""
+
+_OF_TYPE = f"""
+SELECT count() AS n
+FROM bronze_events
+WHERE commit >= {{first_commit:Int64}} AND commit <= {{last_commit:Int64}}
+    AND {CANONICAL_TYPE} = {{event_type:String}}
+"""
+
+_MADE = """
+SELECT count() AS n FROM silver_events WHERE run = {run:Int64}
+"""
+
+
+async def build(engine: Engine, batch: Batch, currency: str) -> int:
+    """Writes the batch's silver rows and their ids; how many there are."""
+    await engine.execute(_SILVER, {**batch.parameters(), "currency": currency}, lane=Lane.PIPELINE)
+    await engine.execute(_IDS, {"run": batch.run}, lane=Lane.PIPELINE)
+    return int((await engine.rows(_MADE, {"run": batch.run}, lane=Lane.PIPELINE))[0]["n"])
+
+
+async def rows_read(engine: Engine, batch: Batch) -> int:
+    """Rows of bronze that the batch is about: all, or those of its type."""
+    if not batch.event_type:
+        return batch.rows
+    return int((await engine.rows(_OF_TYPE, batch.parameters(), lane=Lane.PIPELINE))[0]["n"])
+
+
+def canonical_type(event_type: str) -> str:
+    """What CANONICAL_TYPE makes of one type."""
+    return "page_view" if event_type in ("pageview", "view") else event_type

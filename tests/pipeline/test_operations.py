@@ -1,0 +1,101 @@
+"""Long-running operations: begun once for a request, told about, cancelled, and forgotten in time."""
+
+import asyncio
+
+import pytest
+from google.protobuf.message import Message
+from google.protobuf.wrappers_pb2 import Int32Value
+from google.rpc import code_pb2, error_details_pb2
+
+from penstock import limits
+from penstock.errors import NotFound, Overloaded, Unavailable
+from penstock.pipeline.operations import Operation, Operations, Report, Work
+
+
+async def end(operations: Operations, operation: Operation) -> Operation:
+    name = operation.name.removeprefix("operations/")
+    async with asyncio.timeout(5):
+        while not operations.get("t", name).done:
+            await asyncio.sleep(0)
+    return operations.get("t", name)
+
+
+def forever() -> Work:
+    async def work(report: Report) -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    return work
+
+
+async def at_once(report: Report) -> Message:
+    report(Int32Value(value=1))
+    return Int32Value(value=2)
+
+
+async def test_progress_and_response() -> None:
+    operations = Operations()
+    begun = operations.start("t", "", at_once)
+    assert not begun.done
+    done = await end(operations, begun)
+    metadata, response = Int32Value(), Int32Value()
+    assert done.metadata.Unpack(metadata)
+    assert done.response.Unpack(response)
+    assert (metadata.value, response.value) == (1, 2)
+
+
+async def test_an_error_carries_its_details() -> None:
+    async def fail(report: Report) -> Message:
+        raise Unavailable("gone", reason="STORAGE_UNAVAILABLE", retry_after_s=1)
+
+    operations = Operations()
+    done = await end(operations, operations.start("t", "", fail))
+    info = error_details_pb2.ErrorInfo()
+    assert done.error.details[0].Unpack(info)
+    assert (done.error.code, info.reason) == (code_pb2.UNAVAILABLE, "STORAGE_UNAVAILABLE")
+
+
+async def test_the_same_request_is_the_same_operation() -> None:
+    operations = Operations()
+    first = operations.start("t", "request", at_once)
+    assert operations.start("t", "request", at_once).name == first.name
+    assert operations.start("other", "request", at_once).name != first.name
+    assert operations.start("t", "", at_once).name != operations.start("t", "", at_once).name
+    await end(operations, first)
+    assert operations.start("t", "request", at_once).done
+
+
+async def test_cancel() -> None:
+    operations = Operations()
+    begun = operations.start("t", "", forever())
+    cancelled = await operations.cancel("t", begun.name.removeprefix("operations/"))
+    assert (cancelled.done, cancelled.error.code) == (True, code_pb2.CANCELLED)
+    done = await end(operations, operations.start("t", "", at_once))
+    assert (await operations.cancel("t", done.name.removeprefix("operations/"))).HasField("response")
+
+
+async def test_nobody_sees_another_tenants_operation() -> None:
+    operations = Operations()
+    name = operations.start("t", "", at_once).name.removeprefix("operations/")
+    with pytest.raises(NotFound) as refused:
+        operations.get("other", name)
+    assert refused.value.reason == "OPERATION_NOT_FOUND"
+    with pytest.raises(NotFound):
+        await operations.cancel("other", name)
+
+
+async def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "OPERATIONS_KEPT_MAX", 2)
+    operations = Operations()
+    done = await end(operations, operations.start("t", "", at_once))
+    running = [operations.start("t", "", forever()) for _ in range(2)]
+    with pytest.raises(NotFound):
+        operations.get("t", done.name.removeprefix("operations/"))
+    with pytest.raises(Overloaded):
+        operations.start("t", "", at_once)
+    await operations.stop()
+    assert all(operation.done for operation in running)
+    monkeypatch.setattr(limits, "OPERATIONS_KEPT_S", 0.0)
+    operations.start("t", "", at_once)
+    with pytest.raises(NotFound):
+        operations.get("t", running[0].name.removeprefix("operations/"))

@@ -1,0 +1,154 @@
+"""The service, from request to response, without gRPC between."""
+
+import asyncio
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import cast
+
+import grpc
+import pytest
+
+from penstock.errors import Conflict, InvalidInput
+from penstock.pipeline import silver
+from penstock.pipeline.batch import Batch
+from penstock.pipeline.cleanup import Cleaner
+from penstock.pipeline.daily import DailyCalculator
+from penstock.pipeline.operations import Operations
+from penstock.pipeline.runner import PipelineRunner
+from penstock.pipeline.service import PipelineService
+from penstock.pipeline.status import StatusReader
+from penstock.pipeline.v1 import pipeline_pb2, pipeline_service_pb2
+from penstock.rpc.call import Call
+from penstock.settings import Settings
+from penstock.storage.commit_log import CommitLog
+from penstock.storage.engine import Engine
+from tests.pipeline.bronze import Sent, at
+from tests.pipeline.conftest import Commit
+
+pb = pipeline_service_pb2
+
+
+@pytest.fixture
+def call() -> Call:
+    context = cast(grpc.aio.ServicerContext, SimpleNamespace())
+    return Call("", "default", "request", "127.0.0.1", "test", context, {})
+
+
+@pytest.fixture
+def service(engine: Engine, commit_log: CommitLog, runner: PipelineRunner, settings: Settings) -> PipelineService:
+    cleaner = Cleaner(engine, commit_log)
+    return PipelineService(
+        runner,
+        Operations(),
+        DailyCalculator(engine, commit_log, settings),
+        cleaner,
+        StatusReader(engine, commit_log, runner, cleaner),
+    )
+
+
+async def test_run_and_status(service: PipelineService, commit: Commit, call: Call) -> None:
+    await commit(Sent("view", visitor_id="a"), Sent("search"))
+    await commit(Sent(tenant="other"))
+    await service.ProcessEventType(pb.ProcessEventTypeRequest(event_type="search"), call)
+    before = await service.GetPipelineStatus(pb.GetPipelineStatusRequest(), call)
+    assert (before.last_commit, before.processed_commit, before.lag_commits) == (3, 0, 2) or before.lag_commits == 2
+    assert before.lag_seconds > 0
+    assert dict(before.unprocessed) == {"page_view": 1}
+    ran = await service.RunPipeline(pb.RunPipelineRequest(batch_size=1), call)
+    assert [len(run.steps) for run in ran.runs] == [3, 3, 1]
+    assert ran.rows_processed == 3
+    after = await service.GetPipelineStatus(pb.GetPipelineStatusRequest(run_limit=3), call)
+    assert (after.processed_commit, after.lag_commits, after.lag_seconds) == (after.last_commit, 0, 0)
+    assert not after.unprocessed
+    assert [run.run for run in after.recent_runs] == [run.run for run in reversed(ran.runs)]
+    assert {rate.name for rate in after.rates} == {"silver", "sessions", "gold_kpis", "gold_events"}
+    sizes = {table.name: table for table in after.tables}
+    assert (sizes["bronze_events"].rows, sizes["silver_events"].rows, sizes["sessions"].rows) == (2, 2, 1)
+    assert sizes["gold_kpis"].bytes > 0
+    assert not after.HasField("current_run")
+
+
+async def test_recent_sessions(service: PipelineService, commit: Commit, call: Call) -> None:
+    await commit(
+        Sent(visitor_id="a", event_time=at(60), path="/in", utm_source="mail", utm_medium="email", utm_campaign="x"),
+        Sent("purchase", at(3600), session_id="long", price=Decimal(1)),
+        Sent(visitor_id="b", event_time=at(99), site_id="blog"),
+    )
+    await service.RunPipeline(pb.RunPipelineRequest(), call)
+    await commit(Sent(visitor_id="a", event_time=at(0), path="/first"), Sent(session_id="long", event_time=at(-9)))
+    await service.RunPipeline(pb.RunPipelineRequest(), call)
+    listed = (await service.ListRecentSessions(pb.ListRecentSessionsRequest(), call)).sessions
+    assert [session.session_id for session in listed][0] == "long"
+    assert [session.visitor for session in listed] == ["", "b", "a"]
+    assert (listed[0].converted, listed[0].duration_seconds, listed[0].events) == (True, 3609, 2)
+    assert (listed[2].landing_page, listed[2].exit_page) == ("/first", "/in")
+    assert (listed[2].source, listed[2].medium, listed[2].campaign) == ("mail", "email", "x")
+    latest = await service.ListRecentSessions(pb.ListRecentSessionsRequest(limit=1), call)
+    assert [session.session_id for session in latest.sessions] == ["long"]
+    blog = await service.ListRecentSessions(pb.ListRecentSessionsRequest(site_id="blog"), call)
+    assert [session.visitor for session in blog.sessions] == ["b"]
+
+
+async def test_an_operation_runs_the_pipeline(service: PipelineService, commit: Commit, call: Call) -> None:
+    await commit(Sent(visitor_id="a"))
+    request = pb.StartPipelineRequest(request_id="once")
+    begun = await service.StartPipeline(request, call)
+    name = pb.GetOperationRequest(id=begun.name.removeprefix("operations/"))
+    async with asyncio.timeout(10):
+        while not (await service.GetOperation(name, call)).done:
+            await asyncio.sleep(0.01)
+    done = await service.StartPipeline(request, call)
+    assert done.name == begun.name
+    metadata, response = pipeline_pb2.Run(), pb.RunPipelineResponse()
+    assert done.metadata.Unpack(metadata)
+    assert done.response.Unpack(response)
+    assert metadata.state == pipeline_pb2.Run.STATE_SUCCEEDED
+    assert [run.state for run in response.runs] == [pipeline_pb2.Run.STATE_SUCCEEDED] * 2
+
+
+async def test_an_operation_is_refused_and_cancelled(
+    service: PipelineService, commit: Commit, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached, go_on = asyncio.Event(), asyncio.Event()
+    build = silver.build
+
+    async def wait(engine: Engine, batch: Batch, currency: str) -> int:
+        reached.set()
+        await go_on.wait()
+        return await build(engine, batch, currency)
+
+    monkeypatch.setattr(silver, "build", wait)
+    await commit(Sent())
+    begun = await service.StartPipeline(pb.StartPipelineRequest(), call)
+    await reached.wait()
+    running = (await service.GetPipelineStatus(pb.GetPipelineStatusRequest(), call)).current_run
+    assert (running.state, running.last_commit) == (pipeline_pb2.Run.STATE_RUNNING, 1)
+    with pytest.raises(Conflict):
+        await service.StartPipeline(pb.StartPipelineRequest(on_conflict=pb.ON_CONFLICT_REFUSE), call)
+    cancel = pb.CancelOperationRequest(id=begun.name.removeprefix("operations/"))
+    assert (await service.CancelOperation(cancel, call)).done
+    go_on.set()
+
+
+async def test_days(service: PipelineService, commit: Commit, call: Call) -> None:
+    await commit(Sent("purchase", visitor_id="a", price=Decimal("1.5"), path="/"), Sent(visitor_id="a", path="/p"))
+    await service.RunPipeline(pb.RunPipelineRequest(), call)
+    request = pb.CalculateDailyMetricsRequest(target_date="2026-03-01")
+    (day,) = (await service.CalculateDailyMetrics(request, call)).metrics
+    assert (day.date, day.gmv, day.currency, day.orders, day.conversion_rate) == ("2026-03-01", 1.5, "USD", 1, 1)
+    assert [(page.name, page.count) for page in day.top_pages] == [("/p", 1)]
+    assert not (await service.CalculateDailyMetrics(pb.CalculateDailyMetricsRequest(), call)).metrics
+    with pytest.raises(InvalidInput):
+        await service.CalculateDailyMetrics(pb.CalculateDailyMetricsRequest(target_date="2026-02-30"), call)
+
+
+async def test_cleanup(service: PipelineService, commit: Commit, call: Call) -> None:
+    old = at(-200 * 86_400)
+    await commit(Sent(event_time=old, visitor_id="a"), Sent(event_time=old))
+    await service.RunPipeline(pb.RunPipelineRequest(), call)
+    await commit(Sent(event_time=old))
+    dry = await service.Cleanup(pb.CleanupRequest(dry_run=True), call)
+    wet = await service.Cleanup(pb.CleanupRequest(), call)
+    assert dict(dry.removed) == dict(wet.removed)
+    assert (wet.removed["silver_events"], wet.removed["sessions"], wet.kept_unprocessed) == (2, 1, 1)
+    assert (dry.commit, wet.commit > 0, dry.dry_run) == (0, True, True)
