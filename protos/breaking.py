@@ -17,9 +17,7 @@ ROOT = PROTOS.parent
 
 def main(revision: str) -> int:
     """buf's exit code: 0 when every client of `revision` still works; 0 as well when that had no contract."""
-    archive = subprocess.run(
-        ["git", "archive", revision, "protos"], cwd=ROOT, capture_output=True, check=False
-    )
+    archive = subprocess.run(["git", "archive", revision, "protos"], cwd=ROOT, capture_output=True, check=False)
     if archive.returncode != 0:
         print(f"no contract at {revision}, nothing to compare with: {archive.stderr.decode().strip()}")
         return 0

@@ -16,7 +16,7 @@ except ImportError:  # as a script, where hatchling is not needed
 
 PROTOS = Path(__file__).resolve().parent
 SERVER = PROTOS.parent / "server"
-# Not imported by ours, but REST needs them in the descriptor set: Envoy prints error details and operation metadata by it.
+# Not imported by ours, but Envoy prints the details of errors by it.
 ALSO_DESCRIBED = ("google/rpc/error_details.proto",)
 CONSTRAINTS = "buf/validate/validate.proto"
 LONGRUNNING = "google/longrunning/operations.proto"

@@ -16,10 +16,12 @@ START_S_MAX = 60.0
 class ServerProcess:
     """Runs `penstock serve` (or `up`) over `data_dir`; enter it to start, leave it to stop.
 
-    `env` adds settings or a failpoint. After `kill()` or a failpoint's death, `start()` starts it anew on the same data.
+    `env` adds settings or a failpoint. After it died, `start()` starts it anew on the same data.
     """
 
-    def __init__(self, data_dir: Path, *arguments: str, command: str = "serve", env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, data_dir: Path, *arguments: str, command: str = "serve", env: dict[str, str] | None = None
+    ) -> None:
         self.data_dir = data_dir
         self._command = [
             *(sys.executable, "-m", "penstock", command),
@@ -58,7 +60,9 @@ class ServerProcess:
         with (self.data_dir / "server.log").open("ab") as output:
             self._process = subprocess.Popen(
                 [*self._command, "--ready-file", str(ready_file)],
-                stdout=output, stderr=subprocess.STDOUT, env={**self._env, **env},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**self._env, **env},
             )
         deadline = time.monotonic() + START_S_MAX
         while not ready_file.exists():

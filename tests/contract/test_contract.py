@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from google.api import annotations_pb2
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
+
 from penstock.access.v1 import access_pb2
+from penstock.events import bronze, engine_schema
 from penstock.events.v1 import events_pb2, events_service_pb2
 from penstock.kpis.v1 import kpis_service_pb2
 from penstock.operations.v1 import operations_service_pb2
 from penstock.pipeline.v1 import pipeline_service_pb2
-
-from penstock.events import bronze, engine_schema
 from penstock.rpc.bind import needs_of
 from penstock.settings import Settings
 
@@ -34,7 +34,9 @@ def by_name(method: MethodDescriptor) -> str:
 @pytest.mark.parametrize("method", METHODS, ids=by_name)
 def test_every_rpc_declares_what_it_needs_and_its_rest_face(method: MethodDescriptor) -> None:
     needs = needs_of(method)
-    assert needs.role and needs.cost and needs.cache
+    assert needs.role
+    assert needs.cost
+    assert needs.cache
     rule = method.GetOptions().Extensions[annotations_pb2.http]  # type: ignore[index]
     writes = needs.cost in (access_pb2.COST_CLASS_WRITE, access_pb2.COST_CLASS_HEAVY)
     assert (rule.WhichOneof("pattern") == "post") or not writes
@@ -66,16 +68,21 @@ def test_the_source_for_the_engine_describes_the_same_wire(tmp_path: Path) -> No
     """protoc reads it, and a batch of the contract parses with it, field by field."""
     (tmp_path / "batch.proto").write_text(engine_schema.batch_source(), encoding="utf-8")
     subprocess.run(
-        [sys.executable, "-m", "grpc_tools.protoc", f"-I{tmp_path}", f"--descriptor_set_out={tmp_path}/out", "batch.proto"],
+        [
+            sys.executable,
+            "-m",
+            "grpc_tools.protoc",
+            f"-I{tmp_path}",
+            f"--descriptor_set_out={tmp_path}/out",
+            "batch.proto",
+        ],
         check=True,
     )
     from google.protobuf import descriptor_pb2
 
     described = descriptor_pb2.FileDescriptorSet.FromString((tmp_path / "out").read_bytes())
     event = described.file[0].message_type[0].nested_type[0].nested_type[0]
-    assert {(f.name, f.number) for f in event.field} == {
-        (f.name, f.number) for f in events_pb2.Event.DESCRIPTOR.fields
-    }
+    assert {(f.name, f.number) for f in event.field} == {(f.name, f.number) for f in events_pb2.Event.DESCRIPTOR.fields}
 
 
 def test_counts_and_money_are_json_numbers() -> None:

@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator, Iterable
 
 import grpc
 import pytest
+
 from penstock.events.v1 import events_pb2 as ev
 from penstock.events.v1 import events_service_pb2 as pb
 from penstock.events.v1 import events_service_pb2_grpc as stubs
-
 from tests.process import ServerProcess
 
 
@@ -28,9 +28,7 @@ def rows(count: int, *, bad: Iterable[int] = (), **fields: object) -> pb.EventRo
     return made
 
 
-async def exchange(
-    stub: stubs.EventServiceStub, *requests: pb.AppendRequest
-) -> list[pb.AppendResponse]:
+async def exchange(stub: stubs.EventServiceStub, *requests: pb.AppendRequest) -> list[pb.AppendResponse]:
     """All frames of a stream to which `requests` are sent at once."""
 
     async def sending() -> AsyncIterator[pb.AppendRequest]:

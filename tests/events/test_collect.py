@@ -8,12 +8,12 @@ import pytest
 from google.api.httpbody_pb2 import HttpBody
 from hypothesis import given
 from hypothesis import strategies as st
-from penstock.events.v1 import events_pb2 as ev
-from penstock.events.v1 import events_service_pb2 as pb
-from penstock.events.v1.events_service_pb2_grpc import EventServiceStub
 
 from penstock.errors import InvalidInput
 from penstock.events import collect
+from penstock.events.v1 import events_pb2 as ev
+from penstock.events.v1 import events_service_pb2 as pb
+from penstock.events.v1.events_service_pb2_grpc import EventServiceStub
 
 
 def event(**fields: object) -> ev.Event:
@@ -68,7 +68,7 @@ def test_a_tracker_s_event_is_read_whole() -> None:
 )
 def test_a_time_may_be_any_iso_form_or_a_unix_time(sent: object) -> None:
     read = event(event_type="x", timestamp=sent)
-    assert read.timestamp.ToDatetime() == datetime(2026, 3, 1, 10)  # noqa: DTZ001
+    assert read.timestamp.ToDatetime() == datetime(2026, 3, 1, 10)
 
 
 @pytest.mark.parametrize(
@@ -163,9 +163,7 @@ async def test_a_batch_has_a_result_for_each_row(events: EventServiceStub) -> No
     assert answer.results[0].event_id == given_id
     assert (answer.accepted_rows, answer.rejected_rows) == (1, 2)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await events.BatchCollect(
-            pb.BatchCollectRequest(events=rows, row_policy=ev.ROW_POLICY_ALL_OR_NOTHING)
-        )
+        await events.BatchCollect(pb.BatchCollectRequest(events=rows, row_policy=ev.ROW_POLICY_ALL_OR_NOTHING))
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     with pytest.raises(grpc.aio.AioRpcError, match="events"):
         await events.BatchCollect(pb.BatchCollectRequest())

@@ -7,10 +7,10 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+
 from penstock.events.v1 import events_pb2 as ev
 from penstock.events.v1 import events_service_pb2 as pb
 from penstock.events.v1.events_service_pb2_grpc import EventServiceStub
-
 from tests.events.conftest import exchange, rows
 
 
@@ -67,9 +67,7 @@ async def test_counts_are_by_canonical_type_and_half_open_in_time(events: EventS
     times = [Timestamp(seconds=1_700_000_000 + second) for second in range(4)]
     await store(events, *(ev.Event(event_type="view", site_id="counted", timestamp=time) for time in times))
     await store(events, ev.Event(event_type="purchase", site_id="counted", timestamp=times[1]))
-    count = await events.CountEvents(
-        pb.CountEventsRequest(site_id="counted", start_time=times[1], end_time=times[3])
-    )
+    count = await events.CountEvents(pb.CountEventsRequest(site_id="counted", start_time=times[1], end_time=times[3]))
     assert dict(count.counts) == {"page_view": 2, "purchase": 1}
     assert count.total == 3
     with pytest.raises(grpc.aio.AioRpcError, match="start_time"):

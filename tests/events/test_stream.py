@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 import grpc
 import pyarrow as pa
 import pytest
+
+from penstock import limits
 from penstock.events.v1 import events_pb2 as ev
 from penstock.events.v1 import events_service_pb2 as pb
 from penstock.events.v1.events_service_pb2_grpc import EventServiceStub
-
-from penstock import limits
 from tests.events.conftest import exchange, reason, rows, summary
 from tests.process import ServerProcess
 
@@ -147,7 +147,10 @@ async def test_a_request_that_is_wrong_is_refused_and_the_stream_goes_on(
 ) -> None:
     stream_id = f"wrong-{answer}-{abs(hash(request_.SerializeToString()))}"
     frames = await exchange(
-        events, pb.AppendRequest(stream_id=stream_id, event_rows=rows(1)), request_, pb.AppendRequest(event_rows=rows(1))
+        events,
+        pb.AppendRequest(stream_id=stream_id, event_rows=rows(1)),
+        request_,
+        pb.AppendRequest(event_rows=rows(1)),
     )
     assert summary(frames) == ["opened 0", "stored 0+1", f"{answer} 1", "stored 1+1", "end 2"]
 

@@ -5,6 +5,7 @@ where it was when the same file is replayed to the same stream, and a replay tha
 """
 
 import asyncio
+import hashlib
 import re
 import time
 from bisect import bisect_right
@@ -41,6 +42,7 @@ __all__ = [
 _SANE_TIME_MIN = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp() * 1e6)
 _DAY_MICROS = 86_400 * 1_000_000
 _YEAR_9999 = 253_402_300_000_000_000
+NAMED_BY_BYTES = 1024 * 1024  # of a file, beside its size
 PACE_S = 0.05  # rows that are due within it go together
 
 
@@ -128,8 +130,11 @@ async def replay(
 
 
 def stream_id_of(path: Path) -> str:
-    """The stream that a file is replayed to by default."""
-    return "replay:" + re.sub(r"[^A-Za-z0-9._:-]", "-", path.name)[:120]
+    """The stream that a file is replayed to by default: its name, and a digest, as two files may share a name."""
+    with path.open("rb") as file:
+        begin = file.read(NAMED_BY_BYTES)
+    digest = hashlib.sha256(str(path.stat().st_size).encode() + begin).hexdigest()
+    return f"replay:{re.sub(r'[^A-Za-z0-9._:-]', '-', path.name)[:100]}:{digest[:12]}"
 
 
 async def _send_all(

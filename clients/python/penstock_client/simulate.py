@@ -21,7 +21,6 @@ from penstock_client.writer import WriterStats
 
 SITE_ID = "simulated-shop"
 GENERATOR = {"generator": "penstock simulate"}
-CURRENCY = "USD"
 PRODUCTS = 500
 VISITORS = 20_000
 EVENTS_A_VISIT = 5.77  # the mean that the shape below has; visits begin at rate / EVENTS_A_VISIT
@@ -78,7 +77,6 @@ def visit(rng: random.Random, start: float) -> Iterator[Event]:
             order_id=order_id,
             price=_PRICES[product] if product is not None else None,
             quantity=1 if event_type == "purchase" else None,
-            currency=CURRENCY if product is not None else None,
             path=path,
             utm_source=source if landing else None,
             utm_medium=medium if landing else None,

@@ -1,0 +1,236 @@
+"""The one place where the parts are put together."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Self
+
+import grpc
+import structlog
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_channelz.v1 import channelz
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from penstock.events.committer import Committer
+from penstock.events.intake import Intake
+from penstock.events.reader import EventReader
+from penstock.events.rejected import RejectedEvents
+from penstock.events.service import EventService
+from penstock.events.streams import Streams
+from penstock.events.tail import Tails
+from penstock.events.v1 import events_service_pb2
+from penstock.kpis.catalog import load_catalog
+from penstock.kpis.feed import KpiFeed
+from penstock.kpis.reader import KpiReader
+from penstock.kpis.service import KpiService
+from penstock.kpis.v1 import kpis_service_pb2
+from penstock.operations.health import HealthChecker
+from penstock.operations.loop_lag import LoopLag
+from penstock.operations.probes import IngestProbe, PipelineProbe, StorageProbe
+from penstock.operations.service import IngestFigures, OperationsService
+from penstock.operations.v1 import operations_service_pb2
+from penstock.operations.versions import own_version
+from penstock.pipeline.cleanup import Cleaner
+from penstock.pipeline.daily import DailyCalculator
+from penstock.pipeline.operations import Operations
+from penstock.pipeline.runner import PipelineRunner
+from penstock.pipeline.service import PipelineService
+from penstock.pipeline.status import StatusReader
+from penstock.pipeline.v1 import pipeline_service_pb2
+from penstock.rest.openapi import document_json
+from penstock.rpc.bind import Edge
+from penstock.rpc.server import listen, make_server
+from penstock.settings import Settings
+from penstock.storage.commit_log import CommitLog
+from penstock.storage.engine import ClickHouseEngine, open_engine
+from penstock.storage.lease import Lease
+from penstock.storage.schema import migrate
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a server is made of, as far as starting and stopping it needs to know."""
+
+    committer: Committer
+    runner: PipelineRunner
+    cleaner: Cleaner
+    operations: Operations
+    feed: KpiFeed
+    checker: HealthChecker
+    health: health.aio.HealthServicer
+    loop_lag: LoopLag
+    services: Mapping[ServiceDescriptor, object]
+    draining: asyncio.Event
+
+
+class Server:
+    """A server that serves: where, and how it is stopped."""
+
+    def __init__(self, settings: Settings, parts: Parts, server: grpc.aio.Server, grpc_port: int) -> None:
+        self._settings = settings
+        self._parts = parts
+        self._server = server
+        self._drained = False
+        self.grpc_port = grpc_port
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: Settings) -> AsyncIterator[Self]:
+        """Starts everything and serves gRPC; leaving the context drains and ends it.
+
+        Raises Conflict when the port is taken, the data folder is open elsewhere or the schema is newer than this
+        program, Unavailable when ClickHouse does not answer.
+        """
+        async with AsyncExitStack() as ending:
+            engine = open_engine(settings)
+            ending.push_async_callback(engine.close)
+            await migrate(engine, settings)
+            commit_log = await _commit_log(engine, ending)
+            parts = _assemble(settings, engine, commit_log)
+            await parts.runner.open()
+            edge = Edge(trusted_proxies=settings.trusted_proxies)
+            server = make_server([edge.handlers(service, part) for service, part in parts.services.items()])
+            _add_standard_services(server, parts)
+            port = listen(server, settings.grpc_host, settings.grpc_port)
+            await _start(settings, parts, server)
+            serving = cls(settings, parts, server, port)
+            ending.push_async_callback(serving.drain)
+            log.info("serving gRPC", address=f"{settings.grpc_host}:{port}", version=own_version())
+            yield serving
+
+    async def wait_stopped(self) -> None:
+        """Waits until gRPC has stopped, asked or not."""
+        await self._server.wait_for_termination()
+
+    async def drain(self) -> None:
+        """Stops in order: no new work, what was taken is committed and answered, streams end with their last frame."""
+        if self._drained:
+            return
+        self._drained = True
+        parts = self._parts
+        await parts.checker.drain()
+        parts.draining.set()
+        await parts.feed.close()
+        await parts.committer.stop()
+        # Streams have had their answers by now; the grace is for their clients to read them.
+        await self._server.stop(self._settings.drain_s)
+        await parts.operations.stop()
+        await parts.cleaner.stop()
+        await parts.runner.stop()
+        await parts.checker.stop()
+        parts.loop_lag.stop()
+        log.info("drained")
+
+
+async def _commit_log(engine: ClickHouseEngine, ending: AsyncExitStack) -> CommitLog:
+    """The open commit log. Behind a URL, where other servers may be, its lease is kept and its head followed."""
+    if engine.remote is None:
+        commit_log = CommitLog(engine)
+        await commit_log.open()
+        return commit_log
+    lease = Lease(engine)
+    commit_log = CommitLog(engine, lease)
+    await commit_log.open()
+    for task in (
+        asyncio.create_task(lease.keep(), name="lease"),
+        asyncio.create_task(commit_log.follow(), name="follow-log"),
+    ):
+        ending.push_async_callback(_cancel, task)
+    return commit_log
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+def _assemble(settings: Settings, engine: ClickHouseEngine, commit_log: CommitLog) -> Parts:
+    draining = asyncio.Event()
+    streams = Streams(commit_log)
+    committer = Committer(engine, commit_log, streams)
+    intake = Intake(committer)
+    events = EventService(
+        committer,
+        streams,
+        intake,
+        EventReader(engine, commit_log),
+        Tails(engine, commit_log, draining),
+        RejectedEvents(engine, commit_log, intake),
+        durable=settings.fsync and settings.embedded,
+        draining=draining,
+    )
+    runner = PipelineRunner(engine, commit_log, settings)
+    cleaner = Cleaner(engine, commit_log)
+    operations = Operations()
+    pipeline = PipelineService(
+        runner,
+        operations,
+        DailyCalculator(engine, commit_log, settings),
+        cleaner,
+        StatusReader(engine, commit_log, runner, cleaner),
+    )
+    catalog = load_catalog()
+    reader = KpiReader(engine, commit_log, settings, catalog)
+    feed = KpiFeed(reader, commit_log)
+    pipeline_probe = PipelineProbe(_lag_seconds(runner), lambda: commit_log.gold.last_commit)
+    health_servicer = health.aio.HealthServicer()
+    checker = HealthChecker(
+        [StorageProbe(engine), IngestProbe(lambda: committer.queued_bytes), pipeline_probe], health_servicer
+    )
+    loop_lag = LoopLag()
+    status = OperationsService(
+        checker,
+        loop_lag,
+        ingest=lambda: _ingest_figures(streams, committer, commit_log),
+        lag_s=lambda: pipeline_probe.lag_s,
+        openapi=document_json(own_version()),
+    )
+    services: dict[ServiceDescriptor, object] = {
+        events_service_pb2.DESCRIPTOR.services_by_name["EventService"]: events,
+        pipeline_service_pb2.DESCRIPTOR.services_by_name["PipelineService"]: pipeline,
+        kpis_service_pb2.DESCRIPTOR.services_by_name["KpiService"]: KpiService(catalog, reader, feed),
+        operations_service_pb2.DESCRIPTOR.services_by_name["OperationsService"]: status,
+    }
+    return Parts(committer, runner, cleaner, operations, feed, checker, health_servicer, loop_lag, services, draining)
+
+
+def _lag_seconds(runner: PipelineRunner) -> Callable[[], Awaitable[float]]:
+    async def read() -> float:
+        return (await runner.lag()).seconds
+
+    return read
+
+
+def _ingest_figures(streams: Streams, committer: Committer, commit_log: CommitLog) -> IngestFigures:
+    return IngestFigures(
+        open_streams=streams.open_count,
+        queued_batches=committer.queued_batches,
+        queued_bytes=committer.queued_bytes,
+        rows_accepted=committer.totals.accepted,
+        rows_rejected=committer.totals.rejected,
+        commits=committer.totals.commits,
+        last_commit=commit_log.last_append,
+    )
+
+
+def _add_standard_services(server: grpc.aio.Server, parts: Parts) -> None:
+    """Health, reflection and channelz, which tools expect under their standard names."""
+    health_pb2_grpc.add_HealthServicer_to_server(parts.health, server)
+    channelz.add_channelz_servicer(server)
+    names = [service.full_name for service in parts.services]
+    health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+    reflection.enable_server_reflection([*names, health_name, reflection.SERVICE_NAME], server)
+
+
+async def _start(settings: Settings, parts: Parts, server: grpc.aio.Server) -> None:
+    parts.loop_lag.start()
+    parts.committer.start()
+    if settings.pipeline_enabled:
+        parts.runner.start()
+    await server.start()
+    await parts.checker.start()

@@ -1,0 +1,35 @@
+"""The command line: `penstock COMMAND`. One module a group of commands.
+
+What a command imports beyond this package it imports when it runs, so that `penstock --help` does not load a database.
+"""
+
+import os
+
+import typer
+
+# gRPC's fork handlers are for those who go on after a fork. We only ever fork to run another program, and with them on
+# each time logs that threads were in the way. It is read when gRPC is imported, which the commands' modules do.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+from penstock.cli import demo, doctor, feed, kpis, serve, status
+
+app = typer.Typer(
+    help="Event streams in, decisions out: durable ingest, KPIs and ETL control over gRPC and REST, on ClickHouse.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # they print local variables, and those may hold secrets
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("up", help=serve.UP)(serve.command(rest=True))
+app.command("serve", help=serve.SERVE)(serve.command(rest=False))
+app.command("demo")(demo.demo)
+app.command("replay")(feed.replay)
+app.command("simulate")(feed.simulate)
+app.command("kpis")(kpis.kpis)
+app.command("status")(status.status)
+app.command("doctor")(doctor.doctor)
+
+
+def main() -> None:
+    """The entry point of the `penstock` script."""
+    app(prog_name="penstock")
