@@ -102,10 +102,19 @@ def test_what_is_wrong_is_named_as_it_was_spelled(body: bytes, reason: str, name
     assert named in caught.value.message
 
 
-@given(st.dictionaries(st.text(min_size=1), st.recursive(
-    st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.integers(-2**53, 2**53) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3), max_leaves=8,
-), max_size=8))  # fmt: skip
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.text()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+)
+JSON = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3), max_leaves=8
+)
+
+
+@given(st.dictionaries(st.text(min_size=1), JSON, max_size=8))
 def test_any_json_object_is_read_or_refused(fields: dict[str, object]) -> None:
     """And what is read has each field somewhere."""
     try:

@@ -10,13 +10,12 @@ from google.rpc import code_pb2, error_details_pb2
 from penstock import limits
 from penstock.errors import NotFound, Overloaded, Unavailable
 from penstock.pipeline.operations import Operation, Operations, Report, Work
+from tests.pipeline.conftest import until
 
 
 async def end(operations: Operations, operation: Operation) -> Operation:
     name = operation.name.removeprefix("operations/")
-    async with asyncio.timeout(5):
-        while not operations.get("t", name).done:
-            await asyncio.sleep(0)
+    await until(lambda: operations.get("t", name).done)
     return operations.get("t", name)
 
 

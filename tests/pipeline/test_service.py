@@ -23,7 +23,7 @@ from penstock.settings import Settings
 from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import Engine
 from tests.pipeline.bronze import Sent, at
-from tests.pipeline.conftest import Commit
+from tests.pipeline.conftest import Commit, until
 
 pb = pipeline_service_pb2
 
@@ -51,7 +51,7 @@ async def test_run_and_status(service: PipelineService, commit: Commit, call: Ca
     await commit(Sent(tenant="other"))
     await service.ProcessEventType(pb.ProcessEventTypeRequest(event_type="search"), call)
     before = await service.GetPipelineStatus(pb.GetPipelineStatusRequest(), call)
-    assert (before.last_commit, before.processed_commit, before.lag_commits) == (3, 0, 2) or before.lag_commits == 2
+    assert (before.last_commit, before.processed_commit, before.lag_commits) == (2, 0, 2)
     assert before.lag_seconds > 0
     assert dict(before.unprocessed) == {"page_view": 1}
     ran = await service.RunPipeline(pb.RunPipelineRequest(batch_size=1), call)
@@ -78,7 +78,7 @@ async def test_recent_sessions(service: PipelineService, commit: Commit, call: C
     await commit(Sent(visitor_id="a", event_time=at(0), path="/first"), Sent(session_id="long", event_time=at(-9)))
     await service.RunPipeline(pb.RunPipelineRequest(), call)
     listed = (await service.ListRecentSessions(pb.ListRecentSessionsRequest(), call)).sessions
-    assert [session.session_id for session in listed][0] == "long"
+    assert listed[0].session_id == "long"
     assert [session.visitor for session in listed] == ["", "b", "a"]
     assert (listed[0].converted, listed[0].duration_seconds, listed[0].events) == (True, 3609, 2)
     assert (listed[2].landing_page, listed[2].exit_page) == ("/first", "/in")
@@ -93,12 +93,9 @@ async def test_an_operation_runs_the_pipeline(service: PipelineService, commit: 
     await commit(Sent(visitor_id="a"))
     request = pb.StartPipelineRequest(request_id="once")
     begun = await service.StartPipeline(request, call)
-    name = pb.GetOperationRequest(id=begun.name.removeprefix("operations/"))
-    async with asyncio.timeout(10):
-        while not (await service.GetOperation(name, call)).done:
-            await asyncio.sleep(0.01)
-    done = await service.StartPipeline(request, call)
-    assert done.name == begun.name
+    await until(lambda: begun.done)
+    done = await service.GetOperation(pb.GetOperationRequest(id=begun.name.removeprefix("operations/")), call)
+    assert (await service.StartPipeline(request, call)).name == done.name == begun.name
     metadata, response = pipeline_pb2.Run(), pb.RunPipelineResponse()
     assert done.metadata.Unpack(metadata)
     assert done.response.Unpack(response)
