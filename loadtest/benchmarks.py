@@ -1,0 +1,47 @@
+"""Every benchmark by its name."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from loadtest import endurance, ingest, latency, unary
+from loadtest.ingest import Shape
+from loadtest.result import Result
+from loadtest.scale import FULL, LONG, QUICK, QUICK_LONG, Scale
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """What is measured, and by what."""
+
+    what: str
+    run: Callable[[str, Scale], Awaitable[Result]]
+    full: Scale = FULL
+    quick: Scale = QUICK
+    in_all: bool = True  # whether a run without a name includes it
+
+
+def _ingest(
+    shape: Shape, *, target: float | None = None, value: float | None = None
+) -> Callable[..., Awaitable[Result]]:
+    return partial(ingest.ingest, shape=shape, target=target, value=value)
+
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "ingest_rows_4x1000": Benchmark(
+        "durable rows/s, 4 streams, 1,000 rows a batch", _ingest(Shape(4, 1_000), target=0.8)
+    ),
+    "ingest_rows_4x100": Benchmark("the same, 100 rows a batch", _ingest(Shape(4, 100), target=0.3)),
+    "ingest_rows_50x10": Benchmark("the same, 50 streams, 10 rows a batch", _ingest(Shape(50, 10), value=60_000)),
+    "ingest_arrow": Benchmark(
+        "durable rows/s of Arrow batches, 4 streams, 1,000 rows a batch", partial(ingest.arrow, shape=Shape(4, 1_000))
+    ),
+    "ack_p99_at_50k": Benchmark("time to ack at 50,000 rows/s, without fsync", latency.ack_p99),
+    "gold_freshness_p95_at_50k": Benchmark(
+        "time until WatchMetrics shows it, at 50,000 rows/s", latency.gold_freshness_p95
+    ),
+    "metrics_unary": Benchmark("GetMetrics from the cache, 8 at once", unary.metrics_unary),
+    "empty_rpc": Benchmark("an empty call, 8 at once", unary.empty_rpc),
+    "memory": Benchmark("RSS over a long run at 200,000 rows/s", endurance.memory, LONG, QUICK_LONG, in_all=False),
+    "flood": Benchmark("RSS while 10 million rows rush in", endurance.flood, LONG, QUICK_LONG, in_all=False),
+}
