@@ -203,7 +203,7 @@ class AppendStream:
             message = _readable_alike(raw, request)
             made = Batch(self._origin, len(request.event_rows.events), size, self._keep_good, message=message)
         elif kind == "arrow_rows":
-            table = await asyncio.to_thread(_columns, request.arrow_rows.ipc_stream)
+            table = await asyncio.to_thread(_columns, request.arrow_rows.ipc_stream, self._origin)
             made = Batch(self._origin, table.num_rows, max(size, table.nbytes), self._keep_good, columns=table)
         if made is None or made.rows == 0:
             return None
@@ -265,8 +265,8 @@ def _readable_alike(raw: bytes, request: events_service_pb2.AppendRequest) -> by
     return request.SerializeToString() if changed else raw
 
 
-def _columns(ipc_stream: bytes) -> pa.Table:
-    return arrow.normalised(arrow.read_stream(ipc_stream))
+def _columns(ipc_stream: bytes, origin: Origin) -> pa.Table:
+    return arrow.numbered(arrow.normalised(arrow.read_stream(ipc_stream)), origin)
 
 
 async def _either(*events: asyncio.Event) -> None:

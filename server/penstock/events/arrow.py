@@ -1,18 +1,18 @@
-"""Turns a client's Arrow batches into the flat columns that the engine checks (`bronze.FLAT`)."""
+"""Turns a client's Arrow batches into the flat columns that the engine checks (`bronze.COLUMNS`)."""
 
 from collections.abc import Mapping
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from penstock import limits
 from penstock.errors import InvalidInput, invalid_field
 from penstock.events.batch import Origin
-from penstock.events.bronze import FLAT, UTM
+from penstock.events.bronze import COLUMNS, UTM
 from penstock.events.v1 import events_pb2
 
-SCHEMA = pa.schema([(name, kind) for name, _, kind, _ in FLAT])
-_MICROS = 1_000_000
+SCHEMA = pa.schema([(name, kind) for name, _, kind in COLUMNS])
 
 
 def read_stream(data: bytes) -> pa.Table:
@@ -38,7 +38,7 @@ def normalised(table: pa.Table) -> pa.Table:
     table = table.combine_chunks()
     given: dict[str, pa.ChunkedArray] = dict(zip(table.column_names, table.columns, strict=True))
     columns: dict[str, pa.Array | pa.ChunkedArray] = {}
-    columns.update(_times(given.pop("timestamp", None), table.num_rows))
+    columns["micros"] = _micros(given.pop("timestamp", None), table.num_rows)
     columns.update(_attribution(given))
     for name, kind in zip(SCHEMA.names, SCHEMA.types, strict=True):
         if name in columns or name == "properties":
@@ -50,29 +50,35 @@ def normalised(table: pa.Table) -> pa.Table:
     return pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
 
 
-def stamped(table: pa.Table, origin: Origin, batch: int, first_offset: int) -> pa.Table:
-    """A normalised table with the stamp columns that a message carries behind it."""
+def numbered(table: pa.Table, origin: Origin) -> pa.Table:
+    """A normalised table with all of the stamp that is known before the commit."""
     rows = table.num_rows
-    stamps: Mapping[str, pa.Array] = {
-        "batch": pa.repeat(pa.scalar(batch, pa.uint32()), rows),
+    known: Mapping[str, pa.Array] = {
         "tenant": pa.repeat(origin.tenant, rows),
         "stream_id": pa.repeat(origin.stream_id, rows),
-        "first_offset": pa.repeat(pa.scalar(first_offset, pa.int64()), rows),
         "row_count": pa.repeat(pa.scalar(rows, pa.uint32()), rows),
         "client_address": pa.repeat(origin.client_address, rows),
         "user_agent": pa.repeat(origin.user_agent, rows),
-        "row": pa.array(range(rows), pa.uint32()),
+        "row": pa.array(np.arange(rows, dtype=np.uint32)),
     }
-    return pa.table({**stamps, **dict(zip(table.column_names, table.columns, strict=True))})
+    return pa.table({**known, **dict(zip(table.column_names, table.columns, strict=True))})
+
+
+def stamped(table: pa.Table, batch: int, first_offset: int) -> pa.Table:
+    """A numbered table with the rest of the stamp."""
+    rows = table.num_rows
+    return table.append_column("batch", pa.repeat(pa.scalar(batch, pa.uint32()), rows)).append_column(
+        "first_offset", pa.repeat(pa.scalar(first_offset, pa.int64()), rows)
+    )
 
 
 def event(table: pa.Table, row: int) -> events_pb2.Event:
-    """One row of a normalised table as a message."""
-    values = table.slice(row, 1).to_pylist()[0]
+    """One row of a numbered table as a message."""
+    values = table.select(SCHEMA.names).slice(row, 1).to_pylist()[0]
     made = events_pb2.Event(properties=dict(values.pop("properties")))
-    seconds, nanos = values.pop("seconds"), values.pop("nanos")
-    if seconds is not None:
-        made.timestamp.seconds, made.timestamp.nanos = seconds, nanos
+    micros = values.pop("micros")
+    if micros is not None:
+        made.timestamp.seconds, made.timestamp.nanos = micros // 1_000_000, micros % 1_000_000 * 1_000
     for name in UTM:
         text = values.pop(f"utm_{name}")
         if text:
@@ -96,24 +102,21 @@ def _cast(name: str, column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedAr
     return text.fill_null("") if pa.types.is_string(kind) else text
 
 
-def _times(column: pa.ChunkedArray | None, rows: int) -> dict[str, pa.Array | pa.ChunkedArray]:
-    """Seconds and nanos as a protobuf Timestamp has them; nanos are never negative."""
+def _micros(column: pa.ChunkedArray | None, rows: int) -> pa.Array | pa.ChunkedArray:
+    """Microseconds since 1970."""
     if column is None:
-        return {"seconds": pa.nulls(rows, pa.int64()), "nanos": pa.repeat(pa.scalar(0, pa.int32()), rows)}
+        return pa.nulls(rows, pa.int64())
     try:
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
             column = pc.strptime(column, format="%Y-%m-%dT%H:%M:%S%z", unit="us", error_is_null=False)
         is_time = pa.types.is_temporal(column.type)
-        micros = (column.cast(pa.timestamp("us"), safe=False) if is_time else column).cast(pa.int64())
+        return (column.cast(pa.timestamp("us"), safe=False) if is_time else column).cast(pa.int64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise invalid_field(
             "timestamp",
             f"must be a timestamp, int64 microseconds, or ISO 8601 text with a zone: {error}",
             reason="MALFORMED_MESSAGE",
         ) from error
-    seconds = pc.divide(pc.subtract(micros, pc.if_else(pc.less(micros, 0), _MICROS - 1, 0)), _MICROS)
-    rest = pc.subtract(micros, pc.multiply(seconds, _MICROS))
-    return {"seconds": seconds, "nanos": pc.multiply(rest, 1000).cast(pa.int32()).fill_null(0)}
 
 
 def _attribution(given: dict[str, pa.ChunkedArray]) -> dict[str, pa.Array | pa.ChunkedArray]:
@@ -136,7 +139,7 @@ def _properties(own: pa.ChunkedArray | None, others: Mapping[str, pa.ChunkedArra
     entries: list[tuple[pa.Array, pa.Array, pa.Array]] = []  # row, key, value
     if own is not None:
         entries.append(_own_entries(own))
-    position = pa.array(range(rows), pa.int64())
+    position = pa.array(np.arange(rows))
     for name, column in others.items():
         text = _scalar_text(name, column)
         present = pc.is_valid(text)
@@ -155,8 +158,6 @@ def _properties(own: pa.ChunkedArray | None, others: Mapping[str, pa.ChunkedArra
 
 
 def _lengths(counted: pa.StructArray, rows: int) -> pa.Array:
-    import numpy as np
-
     lengths = np.zeros(rows, dtype=np.int64)
     lengths[counted.field("values").to_numpy()] = counted.field("counts").to_numpy()
     return pa.array(lengths)

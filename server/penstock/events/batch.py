@@ -73,7 +73,7 @@ class Batch:
     size: int  # bytes that it holds in memory, about
     keep_good: bool
     message: bytes = b""  # a serialised AppendRequest with event_rows, or empty:
-    columns: pa.Table | None = None  # the same as columns, normalised by `arrow.normalised`
+    columns: pa.Table | None = None  # the same as columns, from `arrow.numbered`
     offset: int | None = None  # as the client asked; None: at the end
     owner: object | None = None  # the connection that must still own the stream
     raws: Sequence[Raw] | None = None  # the rows as they came, where that is not `message`

@@ -46,10 +46,15 @@ _MESSAGE_STRUCTURE = ", ".join(
     [f"{name} {kind}" for name, kind in STAMP_TYPES.items()]
     + [f"`event_rows.events.{path}` Array({kind})" for _, kind, _, path in FLAT]
 )
+# Columns carry their time as microseconds, which the engine takes apart faster than Python.
+COLUMNS = (
+    ("micros", "Nullable(Int64)", pa.int64()),
+    *((n, k, a) for n, k, a, _ in FLAT if n not in ("seconds", "nanos")),
+)
 _COLUMN_STRUCTURE = ", ".join(
     [f"{name} {kind}" for name, kind in STAMP_TYPES.items()]
     + ["row UInt32"]
-    + [f"{name} {kind}" for name, kind, _, _ in FLAT]
+    + [f"{name} {kind}" for name, kind, _ in COLUMNS]
 )
 _BATCH_SOURCE = engine_schema.batch_source()
 
@@ -62,34 +67,56 @@ _FROM_MESSAGES = f"""
         {", ".join(f"`event_rows.events.{path}` AS {name}" for name, _, _, path in FLAT)}
     WHERE length(`event_rows.events.event_id`) = row_count
 """
-_FROM_COLUMNS = "SELECT * FROM {source}"
+_FROM_COLUMNS = """
+    SELECT
+        *,
+        intDiv(micros, 1000000) AS seconds,
+        toInt32(if(ifNull(micros, 0) < 0, 0, ifNull(micros, 0) % 1000000) * 1000) AS nanos
+    FROM {source}
+"""
 
 
-def _too_long(names: Sequence[str], bound: int) -> str:
-    """Characters are counted only where the bytes, which are known at once, are too many."""
-    return ", ".join(
-        f"length({name}) > {bound} AND lengthUTF8({name}) > {bound}, 'FIELD_TOO_LONG {name}'" for name in names
-    )
-
-
-# '' for a good row, else its reason, with the field behind it where the reason alone does not name it.
-REASON = f"""multiIf(
-    event_type = '', 'MISSING_EVENT_TYPE',
-    {_too_long(["event_type"], limits.EVENT_TYPE_CHARS_MAX)},
-    event_id != '' AND (length(event_id) != 36 OR toUUIDOrNull(event_id) IS NULL), 'INVALID_EVENT_ID',
-    nanos < 0 OR nanos > 999999999, 'INVALID_TIMESTAMP',
-    seconds < {limits.EVENT_TIME_SECONDS_MIN} OR (seconds IS NULL AND nanos != 0), 'TIMESTAMP_TOO_OLD',
-    seconds > @now + {limits.EVENT_FUTURE_SECONDS_MAX}, 'TIMESTAMP_IN_FUTURE',
-    NOT (abs(ifNull(price, 0)) <= {limits.PRICE_MAGNITUDE_MAX}), 'INVALID_PRICE',
-    currency != '' AND (length(currency) != 3 OR NOT match(currency, '^[A-Za-z]+$')), 'INVALID_CURRENCY',
-    {_too_long(IDS, limits.ID_CHARS_MAX)},
-    {", ".join(f"length({name}) > {limits.URL_BYTES_MAX}, 'FIELD_TOO_LONG {name}'" for name in ADDRESSES)},
-    {_too_long([f"utm_{name}" for name in UTM], limits.ID_CHARS_MAX)},
-    length(mapKeys(properties)) > {limits.PROPERTIES_MAX}, 'TOO_MANY_PROPERTIES',
-    arrayExists(key -> empty(key) OR length(key) > {limits.PROPERTY_KEY_BYTES_MAX}, mapKeys(properties))
-        OR arrayExists(value -> length(value) > {limits.PROPERTY_VALUE_BYTES_MAX}, mapValues(properties)),
-        'INVALID_PROPERTY',
-    '')"""
+# What is wrong with a row: the reason (with the field behind it where the reason alone does not name it) and, in SQL,
+# when it holds. The first that holds is the row's. `@now` is the second of the commit.
+_TEXTS = {
+    "event_type": limits.EVENT_TYPE_CHARS_MAX,
+    **dict.fromkeys((*IDS, *(f"utm_{name}" for name in UTM)), limits.ID_CHARS_MAX),
+}
+FAULTS: tuple[tuple[str, str], ...] = (
+    ("MISSING_EVENT_TYPE", "empty(event_type)"),
+    # Characters are counted only where the bytes, which are known at once, are too many.
+    *(
+        (f"FIELD_TOO_LONG {name}", f"length({name}) > {bound} AND lengthUTF8({name}) > {bound}")
+        for name, bound in _TEXTS.items()
+    ),
+    *((f"FIELD_TOO_LONG {name}", f"length({name}) > {limits.URL_BYTES_MAX}") for name in ADDRESSES),
+    ("INVALID_EVENT_ID", "notEmpty(event_id) AND (length(event_id) != 36 OR toUUIDOrNull(event_id) IS NULL)"),
+    ("INVALID_TIMESTAMP", "nanos < 0 OR nanos > 999999999"),
+    (
+        "TIMESTAMP_TOO_OLD",
+        f"ifNull(seconds, @now) < {limits.EVENT_TIME_SECONDS_MIN} OR (nanos != 0 AND isNull(seconds))",
+    ),
+    ("TIMESTAMP_IN_FUTURE", f"ifNull(seconds, @now) > @now + {limits.EVENT_FUTURE_SECONDS_MAX}"),
+    ("INVALID_PRICE", f"NOT (abs(ifNull(price, 0)) <= {limits.PRICE_MAGNITUDE_MAX})"),
+    ("INVALID_CURRENCY", "notEmpty(currency) AND (length(currency) != 3 OR NOT match(currency, '^[A-Za-z]+$'))"),
+    ("TOO_MANY_PROPERTIES", f"length(properties) > {limits.PROPERTIES_MAX}"),
+    (
+        "INVALID_PROPERTY",
+        "arrayExists((key, value) -> empty(key)"
+        f" OR length(key) > {limits.PROPERTY_KEY_BYTES_MAX} OR length(value) > {limits.PROPERTY_VALUE_BYTES_MAX},"
+        " mapKeys(properties), mapValues(properties))",
+    ),
+)
+# The reason of a row, '' for a good one.
+REASON = f"multiIf({', '.join(f'{holds}, {reason!r}' for reason, holds in FAULTS)}, '')"
+# Whether a row is good, which is all that an insert needs to know: the same faults, but as one OR, which is half the
+# work of the multiIf, and with texts measured in bytes all at once, because hardly any row has a long one.
+_LONG_TEXT = " OR ".join(holds for reason, holds in FAULTS if reason.removeprefix("FIELD_TOO_LONG ") in _TEXTS)
+_LONGEST_TEXT = f"greatest({', '.join(f'length({name})' for name in _TEXTS)})"
+_OTHER_FAULTS = " OR ".join(
+    f"({holds})" for reason, holds in FAULTS if reason.removeprefix("FIELD_TOO_LONG ") not in _TEXTS
+)
+IS_GOOD = f"NOT ({_OTHER_FAULTS} OR ({_LONGEST_TEXT} > {min(_TEXTS.values())} AND ({_LONG_TEXT})))"
 
 MESSAGES = {
     "MISSING_EVENT_TYPE": "event_type: must be set",
@@ -129,7 +156,7 @@ SELECT
     {", ".join(f"utm_{name}" for name in UTM)},
     properties, @time, client_address, user_agent
 FROM (@flat)
-WHERE {REASON} = ''
+WHERE {IS_GOOD}
 SETTINGS {{settings}}, max_threads = 1
 """
 

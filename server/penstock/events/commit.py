@@ -245,7 +245,7 @@ class CommitWriter:
 def _column_payload(groups: Sequence[Group]) -> Payload:
     first = [group.placed[0] for group in groups]
     return bronze.column_payload(
-        [arrow.stamped(each.batch.columns, each.batch.origin, i, each.first_offset) for i, each in enumerate(first)]
+        [arrow.stamped(each.batch.columns, i, each.first_offset) for i, each in enumerate(first)]
     )
 
 
