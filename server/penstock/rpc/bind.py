@@ -103,11 +103,12 @@ class Edge:
 
             async def stream(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Message]:
                 call = self._call(name, context)
-                async with self._settled(call), _opening(call) as opened:
+                async with self._settled(call), _opening(call) as opening:
                     responses = behaviour(checked(request), call)
                     async with contextlib.aclosing(responses):
                         async for response in responses:
-                            await opened()
+                            if not opening.done:
+                                await opening.send()
                             yield response
 
             return stream
@@ -201,30 +202,36 @@ class Edge:
         await abort(call.context, status_of(error), metadata)
 
 
+class _Opening:
+    """Sends a stream's initial metadata, once."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._lock = asyncio.Lock()
+        self.done = False
+
+    async def send(self) -> None:
+        async with self._lock:
+            if not self.done:
+                await self._call.context.send_initial_metadata((("x-request-id", self._call.request_id),))
+                self.done = True
+
+    async def send_later(self) -> None:
+        await asyncio.sleep(OPENING_S)
+        await self.send()
+
+
 @contextlib.asynccontextmanager
-async def _opening(call: Call) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Gives what sends a stream's initial metadata, once; it is sent by itself after OPENING_S without a response.
+async def _opening(call: Call) -> AsyncIterator[_Opening]:
+    """Has the initial metadata sent with the first response, or by itself after OPENING_S without one.
 
     Not before: headers that are out mean 200 to REST, and a refusal of the request could no longer be told. Not much
     later: a reader of a quiet stream waits for them to know that it is connected.
     """
-    lock = asyncio.Lock()
-    sent = False
-
-    async def opened() -> None:
-        nonlocal sent
-        async with lock:
-            if not sent:
-                sent = True
-                await call.context.send_initial_metadata((("x-request-id", call.request_id),))
-
-    async def open_later() -> None:
-        await asyncio.sleep(OPENING_S)
-        await opened()
-
-    later = asyncio.create_task(open_later())
+    opening = _Opening(call)
+    later = asyncio.create_task(opening.send_later())
     try:
-        yield opened
+        yield opening
     finally:
         later.cancel()
         await asyncio.gather(later, return_exceptions=True)
