@@ -33,7 +33,7 @@ def event(chance: random.Random) -> Sent:
     )
 
 
-def commits(seed: int, count: int = 120) -> list[list[Sent]]:
+def commits(seed: int, count: int = 90) -> list[list[Sent]]:
     """`count` events and a tenth as many that take an earlier one's id, in random commits."""
     chance = random.Random(seed)
     sent = [event(chance) for _ in range(count)]

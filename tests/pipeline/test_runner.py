@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
+from penstock import failpoints
 from penstock.errors import Conflict, Unavailable
-from penstock.pipeline import runner as runner_module
 from penstock.pipeline import runs, sessions, silver
 from penstock.pipeline.batch import Batch
-from penstock.pipeline.runner import PipelineRunner
+from penstock.pipeline.runner import Lag, PipelineRunner
 from penstock.pipeline.runs import Run, State, Trigger
 from penstock.settings import Settings
 from penstock.storage.commit_log import CommitLog
@@ -82,7 +82,7 @@ async def test_passing_failures_are_tried_again(
             failures -= 1
             raise Unavailable("gone", reason="STORAGE_UNAVAILABLE")
 
-    monkeypatch.setattr(runner_module.failpoints, "reached", fail_twice)
+    monkeypatch.setattr(failpoints, "reached", fail_twice)
     await commit(Sent())
     run, of_sessions = await runner.run()
     assert (run.state, run.retries, run.steps[0].rows_out) == (State.SUCCEEDED, 2, 1)
@@ -201,7 +201,7 @@ async def test_lag_is_what_is_not_in_gold(runner: PipelineRunner, commit: Commit
     assert lag.commits == 2
     assert 0.05 <= lag.seconds < 5
     await runner.run()
-    assert await runner.lag() == runner_module.Lag(0, 0.0)
+    assert await runner.lag() == Lag(0, 0.0)
 
 
 async def test_one_type_ahead_of_the_others(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import structlog
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, stop_when_event_set
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, stop_any, stop_when_event_set
 from tenacity.wait import wait_exponential_jitter
 
 from penstock import limits
@@ -28,10 +28,13 @@ class Attempts:
         trigger: Trigger,
         *,
         stop: asyncio.Event,
+        last_try: asyncio.Event,
         on_progress: Callable[[Run], None],
     ) -> None:
+        """`stop` ends the run at its next check; once `last_try` is set, it is not tried again."""
         self._engine = engine
         self._stop = stop
+        self._last_try = last_try
         self._on_progress = on_progress
         self.run = Run(start_time=datetime.now(UTC), trigger=trigger, state=State.RUNNING)
 
@@ -64,8 +67,12 @@ class Attempts:
     async def _tried(self, attempt: Callable[["Attempts"], Awaitable[bool]]) -> bool:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type((Unavailable, TimedOut, Overloaded)),
-            # It asks the event nothing but is_set().
-            stop=stop_after_attempt(1 + limits.PIPELINE_RETRIES_MAX) | stop_when_event_set(self._stop),  # type: ignore[arg-type]
+            stop=stop_any(
+                stop_after_attempt(1 + limits.PIPELINE_RETRIES_MAX),
+                # Of an event they ask nothing but is_set().
+                stop_when_event_set(self._stop),  # type: ignore[arg-type]
+                stop_when_event_set(self._last_try),  # type: ignore[arg-type]
+            ),
             wait=wait_exponential_jitter(multiplier=0.1, max=5.0),
             reraise=True,
         )

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 
@@ -88,9 +89,10 @@ class PipelineRunner:
     async def stop(self) -> None:
         """Ends the loop; what is under way is finished first, up to the end of its batch."""
         self._stopping.set()
+        await asyncio.gather(*self._passes, return_exceptions=True)
         for loop in self._loops:
             loop.cancel()
-        await asyncio.gather(*self._loops, *self._passes, return_exceptions=True)
+        await asyncio.gather(*self._loops, return_exceptions=True)
 
     @property
     def busy(self) -> bool:
@@ -163,7 +165,7 @@ class PipelineRunner:
             self._current = None
             self._versions.lock.release()
         if asked.trigger is Trigger.CALL:
-            attempts = Attempts(self._engine, asked.trigger, stop=asked.stop, on_progress=asked.on_progress)
+            attempts = self._attempts(asked.trigger, asked.stop, asked.on_progress)
             sessions = await self._sessionizer.run(attempts)
             made += [sessions] if sessions else []
         return made
@@ -172,16 +174,16 @@ class PipelineRunner:
         made: list[Run] = []
         after = self._log.gold.last_commit
         while not self._stopping.is_set():
-            attempts = Attempts(self._engine, asked.trigger, stop=asked.stop, on_progress=asked.on_progress)
+            attempts = self._attempts(asked.trigger, asked.stop, asked.on_progress)
             self._current = attempts
-            run = await attempts.of(lambda attempts: self._attempt(attempts, asked, after))  # noqa: B023
+            run = await attempts.of(partial(self._attempt, asked, after))
             if run is None:
                 return made
             made.append(run)
             after = run.last_commit
         raise Unavailable("the server is stopping", reason="SHUTTING_DOWN", retry_after_s=1.0)
 
-    async def _attempt(self, attempts: Attempts, asked: _Asked, after: int) -> bool:
+    async def _attempt(self, asked: _Asked, after: int, attempts: Attempts) -> bool:
         await self._versions.clean()
         since = self._log.gold.last_commit
         version = self._versions.next()
@@ -230,6 +232,9 @@ class PipelineRunner:
             attempts.note(steps=tuple(steps))
         return made
 
+    def _attempts(self, trigger: Trigger, stop: asyncio.Event, on_progress: Callable[[Run], None]) -> Attempts:
+        return Attempts(self._engine, trigger, stop=stop, last_try=self._stopping, on_progress=on_progress)
+
     async def _follow(self, work: Callable[[], Awaitable[float]]) -> None:
         """Does `work` again and again; it returns how many seconds to let go by from its beginning to its next."""
         failures = 0
@@ -262,7 +267,7 @@ class PipelineRunner:
             await self._log.wait_beyond(self._log.head, FOLLOWER_INTERVAL_S)
             return 0.0
         stop = asyncio.Event()
-        attempts = Attempts(self._engine, Trigger.LOOP, stop=stop, on_progress=lambda run: None)
+        attempts = self._attempts(Trigger.LOOP, stop, lambda run: None)
         started = time.monotonic()
 
         async def work() -> list[Run]:

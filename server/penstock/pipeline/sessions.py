@@ -186,6 +186,7 @@ FROM
     FROM merged
 )
 ARRAY JOIN arrayConcat([(own_name, end, 0)], arrayFilter(each -> each.1 != own_name, old)) AS version
+SETTINGS max_threads = 1 -- it runs beside gold, which is what must be fresh
 """
 
 

@@ -149,10 +149,12 @@ CREATE TABLE @silver_ids
 (
     tenant   LowCardinality(String),
     event_id UUID,
-    run      Int64
+    run      Int64,
+    INDEX by_run run TYPE minmax GRANULARITY 1
 )
 ENGINE = @engine
-ORDER BY (tenant, event_id)
+-- A UUID sorts by its second half, which is chance; as a number those of version 7 sort by time, so new ones lie together.
+ORDER BY (tenant, toUInt128(event_id))
 SETTINGS old_parts_lifetime = 30 @durable;
 
 -- Sessions: each run adds the sessions that it changed; the row of the newest run counts, unless it is a tombstone.
@@ -177,11 +179,12 @@ CREATE TABLE @sessions
     utm_campaign  LowCardinality(String),
     utm_time      DateTime64(6, 'UTC'),           -- of the event that the attribution is from; year 2299: none
     converted     UInt8,
-    deleted       UInt8                           -- 1: joined into another session
+    deleted       UInt8,                          -- 1: joined into another session
+    INDEX by_run run TYPE minmax GRANULARITY 1
 )
 ENGINE = @engine
 ORDER BY (tenant, actor, session_id, run)
-SETTINGS old_parts_lifetime = 30 @durable;
+SETTINGS index_granularity = 256, old_parts_lifetime = 30 @durable;
 
 -- Gold: KPIs by minute. Each run adds what its new silver rows contribute, as states that merge exactly; so a window as
 -- of a run is the merge of the rows up to that run, and running anything twice cannot count twice.
@@ -202,7 +205,8 @@ CREATE TABLE @gold_kpis
     purchase_users    AggregateFunction(uniqExact, String),
     view_users        AggregateFunction(uniqExact, String),
     cart_users        AggregateFunction(uniqExact, String),
-    active_users      AggregateFunction(uniqExact, String)
+    active_users      AggregateFunction(uniqExact, String),
+    INDEX by_run run TYPE minmax GRANULARITY 1
 )
 ENGINE = @engine
 ORDER BY (tenant, minute, site_id, currency, run)
@@ -217,7 +221,8 @@ CREATE TABLE @gold_events
     site_id    LowCardinality(String),
     event_type LowCardinality(String),
     run        Int64,
-    events     UInt64
+    events     UInt64,
+    INDEX by_run run TYPE minmax GRANULARITY 1
 )
 ENGINE = @engine
 ORDER BY (tenant, minute, site_id, event_type, run)
