@@ -185,7 +185,9 @@ def test_the_tail_shows_what_is_collected(rest: httpx.Client, stack: ServerProce
         assert response.headers["content-type"] == "text/event-stream"
         with httpx.Client(base_url=stack.url, timeout=30, trust_env=False) as another:
             another.post("/collect", json={"eventType": "page_view", "siteId": "tailed"}).raise_for_status()
-        frame = next(json.loads(line.removeprefix("data: ")) for line in response.iter_lines() if line)
+        frames = (json.loads(line.removeprefix("data: ")) for line in response.iter_lines() if line)
+        opening, frame = next(frames), next(frames)
+    assert "heartbeat" in opening
     assert frame["event"]["event"]["site_id"] == "tailed"
     assert frame["event"]["client_address"] == "127.0.0.1"
 
