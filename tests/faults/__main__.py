@@ -31,6 +31,7 @@ def main() -> int:
     while left > 0:
         rounds = min(left, ROUNDS_PER_FOLDER)
         own = folder / str(seed)
+        shutil.rmtree(own, ignore_errors=True)  # of an earlier run that failed
         report = asyncio.run(play(seed, rounds, own))
         print(report, flush=True)
         if report.wrong:

@@ -23,12 +23,13 @@ from penstock import failpoints
 from penstock.pipeline.v1 import pipeline_service_pb2 as pipeline
 from penstock.pipeline.v1 import pipeline_service_pb2_grpc as pipeline_stubs
 from tests.faults.check import check
+from tests.faults.collect_writer import CollectWriter
 from tests.faults.journal import Journal, PromiseBroken
 from tests.faults.plan import Plan
 from tests.faults.proxy import Proxy
 from tests.faults.sdk_writer import SdkWriter
 from tests.faults.stored import read
-from tests.faults.writers import CollectWriter, StreamWriter
+from tests.faults.writers import StreamWriter
 from tests.process import ServerProcess
 
 REACHED_S_MAX = 60.0  # a failpoint under load is passed within so long
@@ -249,8 +250,10 @@ class Run:
         Half of them keep sending. Of those the last frame is not asked for: a write that finds the call ended makes
         grpc.aio drop what it has received and not yet handed over.
         """
-        open_now = [writer for writer in self.writers if isinstance(writer, StreamWriter) and writer.connected]
-        quiet = self._random.sample(open_now, (len(open_now) + 1) // 2)
+        streams = [writer for writer in self.writers if isinstance(writer, StreamWriter)]
+        if not await _soon(lambda: all(writer.connected for writer in streams), READ_S_MAX):
+            raise self.journal.broken("server", f"not every writer could open its stream within {READ_S_MAX} s")
+        quiet = self._random.sample(streams, (len(streams) + 1) // 2)
         for writer in quiet:
             writer.flowing.clear()
         await asyncio.sleep(0.02)  # a write that has begun

@@ -75,16 +75,18 @@ class Proxy:
 
     @contextlib.contextmanager
     def breaking(self) -> Iterator[None]:
-        """While it is open connections break: those that are there at once, new ones by the seed."""
+        """While it is open connections break: at once those there are, new ones by the seed, at the end the rest."""
         self._breaking = True
         self.reset()
         try:
             yield
         finally:
             self._breaking = False
+            self.reset()
 
     def reset(self) -> None:
         """Resets every connection."""
+        self.cuts += len(self._open) // 2
         for writer in self._open:
             writer.transport.abort()
 

@@ -80,16 +80,19 @@ class StreamWriter:
     async def run(self) -> None:
         """Writes until it is closed and all is settled. Raises PromiseBroken."""
         while not self.record.finished:
+            pause_s = self._random.uniform(0.01, 0.1)
             try:
                 await self._connect()
             except (grpc.aio.AioRpcError, TimeoutError, ConnectionError, asyncio.InvalidStateError) as error:
-                if not _nobody_there(error):
-                    self._note("broken", error=_short(error), under_way=len(self._under_way))
-                if "a fault in the server" in _short(error):
-                    raise self._broken(_short(error)) from error
+                if nobody_there(error):
+                    pause_s += 0.2
+                else:
+                    self._note("broken", error=short(error), under_way=len(self._under_way))
+                if "a fault in the server" in short(error):
+                    raise self._broken(short(error)) from error
             finally:
                 self.connected = False
-            await asyncio.sleep(self._random.uniform(0.01, 0.1))
+            await asyncio.sleep(pause_s)
 
     async def _connect(self) -> None:
         self._under_way.clear()
@@ -168,7 +171,7 @@ class StreamWriter:
                 await self._answer.wait()
         self._under_way.append(batch)
         self._note("send", batch=batch.index, offset=batch.offset, rows=len(batch.rows))
-        await call.write(pb.AppendRequest(offset=batch.offset, event_rows=_rows(batch)))
+        await call.write(pb.AppendRequest(offset=batch.offset, event_rows=rows_of(batch)))
 
     def _probe(self, index: int) -> Batch:
         """Something that must not be stored, given that batches before `index` were sent: an earlier batch once more,
@@ -272,51 +275,8 @@ def _expected(batch: Batch, end: int) -> str:
     return "OFFSET_ALREADY_STORED" if batch.offset + len(batch.rows) <= end else "OFFSET_OVERLAP"
 
 
-class CollectWriter:
-    """Writes to the default stream in single calls, at least once: what failed is sent again with the same ids."""
-
-    def __init__(self, plan: Plan, target: str, journal: Journal, seed: int) -> None:
-        self.record = Record(plan)
-        self.connected = False
-        self._target = target
-        self._journal = journal
-        self._random = random.Random(f"{seed}/{plan.stream_id}/writer")
-        self._closing = asyncio.Event()
-
-    def close(self) -> None:
-        """Lets it settle what it has sent, and then end."""
-        self._closing.set()
-
-    async def run(self) -> None:
-        """Writes until it is closed and all is settled. Raises PromiseBroken."""
-        record = self.record
-        async with grpc.aio.insecure_channel(self._target, options=OPTIONS) as channel:
-            events: stubs.EventServiceAsyncStub = stubs.EventServiceStub(channel)  # type: ignore[assignment]
-            while not self._closing.is_set() or record.answered < record.sent:
-                batch = record.plan.batch(record.answered)
-                record.sent = record.answered + 1
-                try:
-                    await self._collect(events, batch)
-                except grpc.aio.AioRpcError as error:
-                    if not _nobody_there(error):
-                        self._journal.note(record.plan.stream_id, "broken", batch=batch.index, error=_short(error))
-                    if "a fault in the server" in _short(error):
-                        raise self._journal.broken(record.plan.stream_id, _short(error)) from error
-                await asyncio.sleep(self._random.uniform(0.01, 0.06))
-        record.finished = True
-
-    async def _collect(self, events: "stubs.EventServiceAsyncStub", batch: Batch) -> None:
-        request = pb.BatchCollectRequest(events=_rows(batch).events)
-        answer = await events.BatchCollect(request, timeout=ANSWER_S)
-        self._journal.note(self.record.plan.stream_id, "stored", batch=batch.index, commit=answer.commit)
-        bad = [(place, result.reason) for place, result in enumerate(answer.results) if not result.accepted]
-        if bad != batch.bad or answer.accepted_rows != len(batch.rows) - len(bad):
-            raise self._journal.broken(self.record.plan.stream_id, f"batch {batch.index}: {bad} instead of {batch.bad}")
-        self.record.commits[batch.index] = answer.commit
-        self.record.answered += 1
-
-
-def _rows(batch: Batch) -> pb.EventRows:
+def rows_of(batch: Batch) -> pb.EventRows:
+    """As they are sent."""
     return pb.EventRows(events=[row.event for row in batch.rows])
 
 
@@ -326,12 +286,13 @@ def reason(error: pb.AppendError) -> str:
     return info.reason if any(detail.Unpack(info) for detail in error.status.details) else f"no reason in {error}"
 
 
-def _nobody_there(error: BaseException) -> bool:
+def nobody_there(error: BaseException) -> bool:
     """Between two servers, which lasts some seconds and is not worth hundreds of lines."""
     return isinstance(error, grpc.aio.AioRpcError) and "failed to connect" in (error.details() or "")
 
 
-def _short(error: BaseException) -> str:
+def short(error: BaseException) -> str:
+    """An error in a line of the journal."""
     if isinstance(error, grpc.aio.AioRpcError):
         return f"{error.code().name}: {(error.details() or '')[:200]}"
     return f"{type(error).__name__}: {error}"
