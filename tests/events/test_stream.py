@@ -92,6 +92,26 @@ async def test_keep_good_keeps_the_bad_rows_apart(events: EventServiceStub) -> N
     assert ev.Event.FromString(kept.rejected_events[1].raw).user_id == "user-9"
 
 
+async def test_a_text_is_bounded_in_characters_not_bytes(events: EventServiceStub) -> None:
+    """Rows that the quick check of an insert cannot be sure of: within the bound, or just beyond."""
+    batch = pb.EventRows(
+        events=[
+            ev.Event(event_type="ü" * limits.EVENT_TYPE_CHARS_MAX, user_id="plain"),
+            ev.Event(event_type="x", user_id="ü" * limits.ID_CHARS_MAX),
+            ev.Event(event_type="x", user_id="ü" * (limits.ID_CHARS_MAX + 1)),
+            ev.Event(event_type="x"),
+        ]
+    )
+    policy = ev.ROW_POLICY_KEEP_GOOD
+    frames = await exchange(events, pb.AppendRequest(stream_id="umlauts", row_policy=policy, event_rows=batch))
+    assert summary(frames) == ["opened 0", "stored 0+3 bad [2]", "end 4"]
+    assert frames[1].append_result.rejected[0].message.startswith("user_id: ")
+    frames = await exchange(
+        events, pb.AppendRequest(stream_id="umlauts", event_rows=pb.EventRows(events=batch.events[:2]))
+    )
+    assert summary(frames) == ["opened 4", "stored 4+2", "end 6"]
+
+
 async def test_the_default_stream_takes_rows_without_offsets(events: EventServiceStub) -> None:
     frames = await exchange(events, pb.AppendRequest(event_rows=rows(3)), pb.AppendRequest(event_rows=rows(2)))
     assert summary(frames) == ["opened 0", "stored 0+3", "stored 0+2", "end 0"]

@@ -109,14 +109,27 @@ FAULTS: tuple[tuple[str, str], ...] = (
 )
 # The reason of a row, '' for a good one.
 REASON = f"multiIf({', '.join(f'{holds}, {reason!r}' for reason, holds in FAULTS)}, '')"
-# Whether a row is good, which is all that an insert needs to know: the same faults, but as one OR, which is half the
-# work of the multiIf, and with texts measured in bytes all at once, because hardly any row has a long one.
-_LONG_TEXT = " OR ".join(holds for reason, holds in FAULTS if reason.removeprefix("FIELD_TOO_LONG ") in _TEXTS)
-_LONGEST_TEXT = f"greatest({', '.join(f'length({name})' for name in _TEXTS)})"
-_OTHER_FAULTS = " OR ".join(
-    f"({holds})" for reason, holds in FAULTS if reason.removeprefix("FIELD_TOO_LONG ") not in _TEXTS
-)
-IS_GOOD = f"NOT ({_OTHER_FAULTS} OR ({_LONGEST_TEXT} > {min(_TEXTS.values())} AND ({_LONG_TEXT})))"
+# A row for which this holds is good. It is what an insert filters by, and says less than "no fault holds": texts are
+# measured in bytes, not characters, so it leaves out a text of 200 umlauts that is within its bound; the count then
+# gives that away, and a second insert takes REST. What it buys: to analyse REASON takes the engine 30 ms, however few
+# the rows are, and this a third of that.
+SURELY_GOOD = f"""NOT (
+    empty(event_type) OR length(event_type) > {limits.EVENT_TYPE_CHARS_MAX}
+    OR greatest({", ".join(f"length({name})" for name in _TEXTS if name != "event_type")}) > {limits.ID_CHARS_MAX}
+    OR greatest({", ".join(f"length({name})" for name in ADDRESSES)}) > {limits.URL_BYTES_MAX}
+    OR (notEmpty(event_id) AND (length(event_id) != 36 OR isNull(toUUIDOrNull(event_id))))
+    OR nanos < 0 OR nanos > 999999999 OR (nanos != 0 AND isNull(seconds))
+    OR ifNull(seconds, @now) < {limits.EVENT_TIME_SECONDS_MIN}
+    OR ifNull(seconds, @now) > @now + {limits.EVENT_FUTURE_SECONDS_MAX}
+    OR NOT (abs(ifNull(price, 0)) <= {limits.PRICE_MAGNITUDE_MAX})
+    OR NOT match(currency, '^([A-Za-z][A-Za-z][A-Za-z])?$')
+    OR length(properties) > {limits.PROPERTIES_MAX}
+    OR arrayExists((key, value) -> empty(key) OR length(key) > {limits.PROPERTY_KEY_BYTES_MAX}
+        OR length(value) > {limits.PROPERTY_VALUE_BYTES_MAX}, mapKeys(properties), mapValues(properties))
+)"""
+
+# Good all the same.
+REST = f"{REASON} = '' AND NOT ({SURELY_GOOD})"
 
 MESSAGES = {
     "MISSING_EVENT_TYPE": "event_type: must be set",
@@ -156,7 +169,7 @@ SELECT
     {", ".join(f"utm_{name}" for name in UTM)},
     properties, @time, client_address, user_agent
 FROM (@flat)
-WHERE {IS_GOOD}
+WHERE @rows
 SETTINGS {{settings}}, max_threads = 1
 """
 
@@ -172,11 +185,12 @@ SETTINGS {{settings}}
 COUNT = "SELECT count() AS rows FROM bronze_events WHERE tenant IN {tenants:Array(String)} AND commit = {commit:Int64}"
 
 
-def filled(sql: str, *, columns: bool, commit: int, time: datetime) -> str:
-    """`sql` for one commit; `{source}` and `{settings}` are left for the payload."""
+def filled(sql: str, *, columns: bool, commit: int, time: datetime, rows: str = SURELY_GOOD) -> str:
+    """`sql` for one commit and those `rows`; `{source}` and `{settings}` are left for the payload."""
     micros = int(time.timestamp() * 1_000_000)
     return (
         sql.replace("@flat", _FROM_COLUMNS if columns else _FROM_MESSAGES)
+        .replace("@rows", rows)
         .replace("@commit", str(commit))
         .replace("@now", str(micros // 1_000_000))
         .replace("@time", f"fromUnixTimestamp64Micro({micros}, 'UTC')")

@@ -135,12 +135,15 @@ class CommitWriter:
         stored = await self._count(placed, transaction.commit)
         if stored != expected:
             bad = await self._find_bad(placed, transaction)
+            if any(each.bad and not each.keeps_good for each in placed):
+                self._refuse_bad(placed)
+                return False
+            if stored + bad != expected:
+                await self._each_form(placed, transaction, self._insert_rest)
+                stored = await self._count(placed, transaction.commit)
             if stored + bad != expected:
                 if not _make_canonical(placed):
                     raise RuntimeError(f"the engine stored {stored} of {expected} rows and finds fault with {bad}")
-                return False
-            if any(each.bad and not each.keeps_good for each in placed):
-                self._refuse_bad(placed)
                 return False
             await self._keep_rejected(placed, transaction)
         await self._note_replays(placed, transaction)
@@ -184,6 +187,11 @@ class CommitWriter:
 
     async def _insert(self, payload: Payload, columns: bool, transaction: Transaction) -> None:
         sql = bronze.filled(bronze.INSERT, columns=columns, commit=transaction.commit, time=transaction.time)
+        await self._engine.insert_payload(sql, payload, lane=Lane.COMMIT)
+
+    async def _insert_rest(self, payload: Payload, columns: bool, transaction: Transaction) -> None:
+        commit, time = transaction.commit, transaction.time
+        sql = bronze.filled(bronze.INSERT, columns=columns, commit=commit, time=time, rows=bronze.REST)
         await self._engine.insert_payload(sql, payload, lane=Lane.COMMIT)
 
     async def _verdicts(self, payload: Payload, columns: bool, transaction: Transaction) -> list[Row]:
