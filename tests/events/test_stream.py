@@ -141,6 +141,21 @@ async def test_arrow_columns_are_rows_too(events: EventServiceStub) -> None:
     assert (second.price, dict(second.properties)) == (9.0, {})
 
 
+async def test_batches_with_different_columns_share_a_commit(events: EventServiceStub) -> None:
+    tables = [
+        pa.table({"event_type": ["a"], "site_id": ["mixed"], "price": [1.5], "size": ["XL"]}),
+        pa.table({"event_type": ["b"], "site_id": ["mixed"], "user_id": ["u"]}),
+        pa.table({"event_type": ["c"], "site_id": ["mixed"], "timestamp": pa.array([None], pa.timestamp("us"))}),
+    ]
+    frames = await exchange(events, *(pb.AppendRequest(stream_id="mixed", arrow_rows=ipc(table)) for table in tables))
+    assert summary(frames) == ["opened 0", "stored 0+1", "stored 1+1", "stored 2+1", "end 3"]
+    listed = (await events.ListEvents(pb.ListEventsRequest(site_id="mixed"))).events
+    by_type = {each.event.event_type: each.event for each in listed}
+    assert (by_type["a"].price, dict(by_type["a"].properties)) == (1.5, {"size": "XL"})
+    assert (by_type["b"].user_id, by_type["b"].HasField("price"), dict(by_type["b"].properties)) == ("u", False, {})
+    assert by_type["c"].timestamp.seconds > 1_700_000_000
+
+
 async def test_an_arrow_row_is_checked_as_any_other(events: EventServiceStub) -> None:
     table = pa.table({"event_type": ["a", "b", ""], "price": [1.0, float("inf"), 1.0]})
     frames = await exchange(

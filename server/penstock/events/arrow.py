@@ -1,6 +1,6 @@
 """Turns a client's Arrow batches into the flat columns that the engine checks (`bronze.COLUMNS`)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -29,8 +29,9 @@ def read_stream(data: bytes) -> pa.Table:
 
 
 def normalised(table: pa.Table) -> pa.Table:
-    """`table` with exactly the columns of SCHEMA; what has no column there goes into `properties`.
+    """`table` with columns of SCHEMA only, in its order; what has no column there goes into `properties`.
 
+    A column that the client did not send stays away: the engine fills in what it would read of an absent field.
     Raises InvalidInput naming the column whose type does not fit.
     """
     if len(set(table.column_names)) != len(table.column_names):
@@ -38,16 +39,32 @@ def normalised(table: pa.Table) -> pa.Table:
     table = table.combine_chunks()
     given: dict[str, pa.ChunkedArray] = dict(zip(table.column_names, table.columns, strict=True))
     columns: dict[str, pa.Array | pa.ChunkedArray] = {}
-    columns["micros"] = _micros(given.pop("timestamp", None), table.num_rows)
+    if (times := given.pop("timestamp", None)) is not None:
+        columns["micros"] = _micros(times)
     columns.update(_attribution(given))
-    for name, kind in zip(SCHEMA.names, SCHEMA.types, strict=True):
-        if name in columns or name == "properties":
-            continue
-        column = given.pop(name, None)
-        columns[name] = _absent(name, kind, table.num_rows) if column is None else _cast(name, column, kind)
     own = given.pop("properties", None)
-    columns["properties"] = _properties(own, given, table.num_rows)
-    return pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
+    for name, kind in zip(SCHEMA.names, SCHEMA.types, strict=True):
+        if name not in columns and (column := given.pop(name, None)) is not None:
+            columns[name] = _cast(name, column, kind)
+    if own is not None or given:
+        columns["properties"] = _properties(own, given, table.num_rows)
+    names = [name for name in SCHEMA.names if name in columns]
+    return pa.table([columns[name] for name in names], schema=pa.schema([SCHEMA.field(name) for name in names]))
+
+
+def alike(tables: Sequence[pa.Table]) -> Sequence[pa.Table]:
+    """The tables with the same columns: where they differ, each gets what it lacks."""
+    if all(table.schema == tables[0].schema for table in tables):
+        return tables
+    wanted = [name for name in SCHEMA.names if any(name in table.schema.names for table in tables)]
+    return [_completed(table, wanted) for table in tables]
+
+
+def _completed(table: pa.Table, wanted: Sequence[str]) -> pa.Table:
+    for name in wanted:
+        if name not in table.schema.names:
+            table = table.append_column(SCHEMA.field(name), _absent(SCHEMA.field(name).type, table.num_rows))
+    return table.select([*(name for name in table.schema.names if name not in wanted), *wanted])
 
 
 def numbered(table: pa.Table, origin: Origin) -> pa.Table:
@@ -74,13 +91,14 @@ def stamped(table: pa.Table, batch: int, first_offset: int) -> pa.Table:
 
 def event(table: pa.Table, row: int) -> events_pb2.Event:
     """One row of a numbered table as a message."""
-    values = table.select(SCHEMA.names).slice(row, 1).to_pylist()[0]
-    made = events_pb2.Event(properties=dict(values.pop("properties")))
-    micros = values.pop("micros")
+    present = [name for name in SCHEMA.names if name in table.schema.names]
+    values = table.select(present).slice(row, 1).to_pylist()[0]
+    made = events_pb2.Event(properties=dict(values.pop("properties", ())))
+    micros = values.pop("micros", None)
     if micros is not None:
         made.timestamp.seconds, made.timestamp.nanos = micros // 1_000_000, micros % 1_000_000 * 1_000
     for name in UTM:
-        text = values.pop(f"utm_{name}")
+        text = values.pop(f"utm_{name}", "")
         if text:
             setattr(made.attribution, name, text)
     for name, value in values.items():
@@ -89,8 +107,15 @@ def event(table: pa.Table, row: int) -> events_pb2.Event:
     return made
 
 
-def _absent(name: str, kind: pa.DataType, rows: int) -> pa.Array:
-    return pa.nulls(rows, kind) if name in ("price", "quantity") else pa.repeat(pa.scalar("", kind), rows)
+def _absent(kind: pa.DataType, rows: int) -> pa.Array:
+    if pa.types.is_string(kind):
+        return pa.repeat("", rows)
+    return _no_properties(rows) if pa.types.is_map(kind) else pa.nulls(rows, kind)
+
+
+def _no_properties(rows: int) -> pa.Array:
+    nothing = pa.array([], pa.string())
+    return pa.MapArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows + 1), nothing, nothing)
 
 
 def _cast(name: str, column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
@@ -102,10 +127,8 @@ def _cast(name: str, column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedAr
     return text.fill_null("") if pa.types.is_string(kind) else text
 
 
-def _micros(column: pa.ChunkedArray | None, rows: int) -> pa.Array | pa.ChunkedArray:
+def _micros(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Microseconds since 1970."""
-    if column is None:
-        return pa.nulls(rows, pa.int64())
     try:
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
             column = pc.strptime(column, format="%Y-%m-%dT%H:%M:%S%z", unit="us", error_is_null=False)
@@ -133,34 +156,36 @@ def _attribution(given: dict[str, pa.ChunkedArray]) -> dict[str, pa.Array | pa.C
 
 def _properties(own: pa.ChunkedArray | None, others: Mapping[str, pa.ChunkedArray], rows: int) -> pa.Array:
     """The map of each row: its own entries, then one for every other column that is not null there."""
-    kind = SCHEMA.field("properties").type
     if len(others) > limits.PROPERTIES_MAX:
         raise invalid_field("arrow_rows", f"at most {limits.PROPERTIES_MAX} columns beside those of Event")
+    texts = {name: _scalar_text(name, column) for name, column in others.items()}
+    if own is None and texts and not any(text.null_count for text in texts.values()):
+        return _full_properties(texts, rows)
     entries: list[tuple[pa.Array, pa.Array, pa.Array]] = []  # row, key, value
     if own is not None:
         entries.append(_own_entries(own))
     position = pa.array(np.arange(rows))
-    for name, column in others.items():
-        text = _scalar_text(name, column)
+    for name, text in texts.items():
         present = pc.is_valid(text)
         at = position.filter(present)
         entries.append((at, pa.repeat(name, len(at)), text.filter(present)))
-    if not entries:
-        return pa.MapArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows + 1), [], []).cast(kind)
     at = pa.concat_arrays([each[0] for each in entries])
     order = pc.array_sort_indices(at)
-    counted = pc.value_counts(at)
-    lengths = _lengths(counted, rows)
-    offsets = pa.concat_arrays([pa.array([0], pa.int64()), pc.cumulative_sum(lengths)]).cast(pa.int32())
+    offsets = np.concatenate(([0], np.cumsum(np.bincount(at.to_numpy(), minlength=rows)))).astype(np.int32)
     keys = pa.concat_arrays([each[1] for each in entries]).take(order)
     values = pa.concat_arrays([each[2] for each in entries]).take(order)
-    return pa.MapArray.from_arrays(offsets, keys, values)
+    return pa.MapArray.from_arrays(pa.array(offsets), keys, values)
 
 
-def _lengths(counted: pa.StructArray, rows: int) -> pa.Array:
-    lengths = np.zeros(rows, dtype=np.int64)
-    lengths[counted.field("values").to_numpy()] = counted.field("counts").to_numpy()
-    return pa.array(lengths)
+def _full_properties(texts: Mapping[str, pa.Array], rows: int) -> pa.Array:
+    """Every row has every entry, which is the usual case and needs no sorting."""
+    count = len(texts)
+    # Column by column, the entry of row r and column c stands at c × rows + r; row by row they are wanted.
+    order = pa.array(np.arange(count * rows).reshape(count, rows).T.ravel())
+    keys = pa.DictionaryArray.from_arrays(pa.array(np.tile(np.arange(count, dtype=np.int32), rows)), list(texts))
+    values = pa.concat_arrays(list(texts.values())).take(order)
+    offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * count)
+    return pa.MapArray.from_arrays(offsets, keys.dictionary_decode(), values)
 
 
 def _own_entries(own: pa.ChunkedArray) -> tuple[pa.Array, pa.Array, pa.Array]:

@@ -252,9 +252,8 @@ class CommitWriter:
 
 def _column_payload(groups: Sequence[Group]) -> Payload:
     first = [group.placed[0] for group in groups]
-    return bronze.column_payload(
-        [arrow.stamped(each.batch.columns, i, each.first_offset) for i, each in enumerate(first)]
-    )
+    stamped = [arrow.stamped(each.batch.columns, i, each.first_offset) for i, each in enumerate(first)]
+    return bronze.column_payload(arrow.alike(stamped))
 
 
 def _make_canonical(placed: Sequence[Placed]) -> bool:
