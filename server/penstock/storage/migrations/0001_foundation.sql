@@ -142,7 +142,7 @@ CREATE TABLE @silver_events
 )
 ENGINE = @engine
 ORDER BY (tenant, event_time, event_id)
-SETTINGS old_parts_lifetime = 30 @durable;
+SETTINGS min_bytes_for_wide_part = 268435456, old_parts_lifetime = 30 @durable;
 
 -- The event ids in silver, ordered so that looking some up reads little.
 CREATE TABLE @silver_ids
