@@ -23,8 +23,9 @@ OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.http2.max_pings_without_data", 0),
     # gRPC's own waits between attempts to connect; ours come on top of them.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    # How long an attempt may take, too: a busy server needs more than a moment for the handshake.
+    ("grpc.min_reconnect_backoff_ms", 2_000),
     # Clients in one process that talk to one server get a connection each: streams do not share a window.
     ("grpc.use_local_subchannel_pool", 1),
 )
