@@ -34,7 +34,6 @@ STREAMS_PER_TENANT_MAX = 1_000
 
 # --- reading ----------------------------------------
 PAGE_ROWS_DEFAULT = 50
-PAGE_ROWS_MAX = 1_000
 TAIL_FETCH_ROWS = 1_000
 KPI_ANSWERS_MAX = 256  # of the current gold version, kept in memory; some 5 kB each
 KPI_TREND_ANSWERS_MAX = 32  # likewise; one of 10,000 windows takes 3 MB

@@ -17,6 +17,7 @@ from penstock.storage.payload import Payload
 IDS = ("user_id", "visitor_id", "session_id", "site_id", "product_id", "order_id")
 ADDRESSES = ("url", "path", "referrer")
 UTM = ("source", "medium", "campaign", "term", "content")
+PLAIN_TEXTS = ("event_type", *IDS, "currency", *ADDRESSES)  # those that are stored as they came
 STAMPS = ("batch", "tenant", "stream_id", "first_offset", "row_count", "client_address", "user_agent")
 
 # The flat columns: name, its ClickHouse type in an Arrow batch, its Arrow type, and its path in a message.

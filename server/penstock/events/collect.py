@@ -17,24 +17,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from penstock import limits
 from penstock.errors import InvalidInput, invalid_field
+from penstock.events.bronze import PLAIN_TEXTS, UTM
 from penstock.events.v1 import events_pb2
 
 Json: TypeAlias = Any
 
-_TEXT_FIELDS = (
-    "event_id",
-    "event_type",
-    "user_id",
-    "visitor_id",
-    "session_id",
-    "site_id",
-    "product_id",
-    "order_id",
-    "currency",
-    "url",
-    "path",
-    "referrer",
-)
+_TEXT_FIELDS = frozenset(("event_id", *PLAIN_TEXTS))
 _ALIASES = {
     "event": "event_type",
     "type": "event_type",
@@ -45,7 +33,6 @@ _ALIASES = {
     "time_stamp": "timestamp",
     "ts": "timestamp",
 }
-_UTM = ("source", "medium", "campaign", "term", "content")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 # A Unix time is in seconds up to the year 5138, then in milliseconds, microseconds, nanoseconds.
 _UNIX_SCALES = ((1e11, 1.0), (1e14, 1e3), (1e17, 1e6), (math.inf, 1e9))
@@ -119,7 +106,7 @@ def _take(event: events_pb2.Event, spelled: str, name: str, value: Json) -> None
         if _depth(value) > limits.JSON_DEPTH_MAX:
             raise invalid_field(spelled, f"is nested more than {limits.JSON_DEPTH_MAX} deep", reason="INVALID_PROPERTY")
         _attribution(event, value)
-    elif name.startswith("utm_") and name[4:] in _UTM:
+    elif name.startswith("utm_") and name[4:] in UTM:
         setattr(event.attribution, name[4:], _text(spelled, value))
     elif name == "properties" and isinstance(value, dict):
         for key, each in value.items():
@@ -134,7 +121,7 @@ def _attribution(event: events_pb2.Event, given: Mapping[str, Json]) -> None:
         name = _canonical(spelled)
         if name == "utm_params" and isinstance(value, dict):
             _attribution(event, value)
-        elif (short := name.removeprefix("utm_")) in _UTM and not isinstance(value, dict | list) and value is not None:
+        elif (short := name.removeprefix("utm_")) in UTM and not isinstance(value, dict | list) and value is not None:
             setattr(event.attribution, short, _text(f"attribution.{spelled}", value))
         elif value is not None:
             _property(event, f"attribution.{spelled}", value)

@@ -153,19 +153,16 @@ class CommitWriter:
         return True
 
     def _refuse_bad(self, placed: Sequence[Placed]) -> None:
+        now = time.monotonic()
+        self._suspects = {key: until for key, until in self._suspects.items() if until > now}
         for each in placed:
             if each.bad and not each.keeps_good:
                 origin = each.batch.origin
-                self._suspects[origin.tenant, origin.stream_id] = time.monotonic() + SUSPECT_S
+                self._suspects[origin.tenant, origin.stream_id] = now + SUSPECT_S
                 each.batch.refuse(RowsRejected(each.bad))
 
     def _is_suspect(self, batch: Batch) -> bool:
-        key = (batch.origin.tenant, batch.origin.stream_id)
-        until = self._suspects.get(key)
-        if until is not None and until < time.monotonic():
-            del self._suspects[key]
-            return False
-        return until is not None
+        return self._suspects.get((batch.origin.tenant, batch.origin.stream_id), 0.0) > time.monotonic()
 
     async def _each_form(
         self,

@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from penstock import limits
 from penstock.errors import InvalidInput, PenstockError, Violation, invalid_field
 from penstock.events.batch import BadRow, Stored
+from penstock.events.bronze import PLAIN_TEXTS, UTM
 from penstock.events.tail import Position
 from penstock.events.v1 import events_pb2, events_service_pb2
 from penstock.rpc.status import status_of
@@ -102,16 +103,10 @@ def stored_event(row: Row) -> events_pb2.StoredEvent:
     event = events_pb2.Event(
         event_id=str(row["event_id"]),
         timestamp=timestamp(row["event_time"]),
-        attribution=events_pb2.Attribution(
-            source=row["utm_source"],
-            medium=row["utm_medium"],
-            campaign=row["utm_campaign"],
-            term=row["utm_term"],
-            content=row["utm_content"],
-        ),
+        attribution=events_pb2.Attribution(**{name: row[f"utm_{name}"] for name in UTM}),
         properties=row["properties"],
     )
-    for name in PLAIN_FIELDS:
+    for name in PLAIN_TEXTS:
         setattr(event, name, row[name])
     if row["price"] is not None:
         event.price = float(row["price"])
@@ -126,21 +121,6 @@ def stored_event(row: Row) -> events_pb2.StoredEvent:
         client_address=row["client_address"],
         user_agent=row["user_agent"],
     )
-
-
-PLAIN_FIELDS = (
-    "event_type",
-    "user_id",
-    "visitor_id",
-    "session_id",
-    "site_id",
-    "product_id",
-    "order_id",
-    "currency",
-    "url",
-    "path",
-    "referrer",
-)
 
 
 def batch_results(events: Sequence[events_pb2.Event], stored: Stored) -> events_service_pb2.BatchCollectResponse:
