@@ -8,8 +8,9 @@ import pytest
 
 from penstock.errors import Unavailable
 from penstock.storage import commit_log as commit_log_module
-from penstock.storage.commit_log import Advance, CommitLog, Entry, Gold, Transaction
+from penstock.storage.commit_log import Advance, CommitLog, Entry, Transaction
 from penstock.storage.engine import ClickHouseEngine, Engine
+from penstock.storage.version import Gold
 from tests.storage.clickhouse_http import ClickHouseHttp, Kind
 from tests.storage.conftest import OpenEngine
 from tests.storage.rows import count_bronze, write_bronze

@@ -30,8 +30,9 @@ from penstock.kpis.windows import (
     Window,
 )
 from penstock.settings import Settings
-from penstock.storage.commit_log import CommitLog, Gold
+from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import Engine, Row
+from penstock.storage.version import Gold
 
 MINUTE = 60
 HOUR = 3600

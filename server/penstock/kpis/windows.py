@@ -9,7 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from penstock.kpis.trend import Trend
-from penstock.storage.commit_log import Gold
+from penstock.storage.version import Gold
 
 
 @dataclass(frozen=True, slots=True)

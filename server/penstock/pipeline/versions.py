@@ -9,8 +9,9 @@ import asyncio
 from dataclasses import dataclass
 
 from penstock.errors import Unavailable
-from penstock.storage.commit_log import BY_RUN, CommitLog, Entry, Gold
+from penstock.storage.commit_log import BY_RUN, CommitLog, Entry
 from penstock.storage.engine import Engine, Lane
+from penstock.storage.version import Gold
 
 AHEAD = 100_000  # more runs than can end while one is made beside them
 

@@ -22,10 +22,11 @@ from typing import Any
 import structlog
 
 from penstock import limits
-from penstock.errors import PenstockError, Unavailable
+from penstock.errors import OutOfRange, PenstockError, Unavailable
 from penstock.storage.engine import Engine, Lane, Row
 from penstock.storage.lease import Lease
 from penstock.storage.payload import literal
+from penstock.storage.version import Gold, Version
 
 log = structlog.get_logger()
 
@@ -44,6 +45,17 @@ SELECT
     argMaxIf(last_commit, commit, operation = 'etl' AND run > 0) AS gold_last_commit,
     argMaxIf(time, commit, operation = 'etl' AND run > 0) AS gold_time
 FROM commits
+"""
+_AS_OF = """
+WITH (SELECT max(commit) FROM commits WHERE {condition}) AS version
+SELECT
+    version AS head,
+    maxIf(commit, operation = 'etl' AND run > 0) AS gold_commit,
+    argMaxIf(run, commit, operation = 'etl' AND run > 0) AS gold_run,
+    argMaxIf(last_commit, commit, operation = 'etl' AND run > 0) AS gold_last_commit,
+    argMaxIf(time, commit, operation = 'etl' AND run > 0) AS gold_time
+FROM commits
+WHERE commit <= version
 """
 _HEAD = "SELECT max(commit) AS head FROM commits"
 _FIND = "SELECT epoch, toUnixTimestamp64Micro(time) AS micros FROM commits WHERE commit = {commit:Int64}"
@@ -101,16 +113,6 @@ class Entry:
     streams: Sequence[Advance] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Gold:
-    """The version of silver and gold that readers see."""
-
-    run: int = 0
-    last_commit: int = 0  # the newest commit of events that is in it
-    commit: int = 0  # the commit that made it visible
-    time: datetime | None = None  # when that was; None before the first run
-
-
 class Transaction:
     """A commit under way: write rows with `commit` and `time`, then `append` the entry once."""
 
@@ -141,6 +143,11 @@ class CommitLog:
         self.head = 0  # the newest commit of any kind
         self.last_append = 0  # the newest commit of events
         self.gold = Gold()
+
+    @property
+    def version(self) -> Version:
+        """What readers see now."""
+        return Version(self.head, self.gold)
 
     @property
     def leads(self) -> bool:
@@ -222,6 +229,19 @@ class CommitLog:
             with contextlib.suppress(PenstockError):  # the engine has logged it; readers see what was known before
                 await self.refresh()
             await asyncio.sleep(limits.FOLLOW_INTERVAL_S)
+
+    async def as_of(self, *, commit: int | None = None, time: datetime | None = None) -> Version:
+        """What readers saw at a commit, or at a time: then, of the last commit at or before it.
+
+        Raises OutOfRange (VERSION_NOT_FOUND) for a commit that is not in the log, or a time before its first.
+        """
+        condition = "commit = {commit:Int64}" if time is None else "time <= {time:DateTime64(6, 'UTC')}"
+        bounds = {"commit": commit} if time is None else {"time": _text(time)}
+        found = (await self._engine.rows(_AS_OF.format(condition=condition), bounds))[0]
+        if not found["head"]:
+            wanted = f"version {commit}" if time is None else f"version at or before {time.isoformat()}"
+            raise OutOfRange(f"there is no {wanted}", reason="VERSION_NOT_FOUND")
+        return Version(int(found["head"]), _gold(found))
 
     async def next_offset(self, tenant: str, stream_id: str) -> tuple[int, int]:
         """The offset of the stream's next row, and the last commit that moved it; (0, 0) for one never written."""
@@ -326,7 +346,7 @@ def _values(commit: int, time: datetime, entry: Entry, epoch: int) -> str:
     streams = entry.streams
     columns: list[str | int | list[str] | list[int]] = [
         commit,
-        time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f"),
+        _text(time),
         entry.operation,
         entry.run,
         entry.first_commit,
@@ -353,6 +373,10 @@ def _gold(state: Row) -> Gold:
 
 def _utc(time: datetime) -> datetime:
     return time.replace(tzinfo=UTC)
+
+
+def _text(time: datetime) -> str:
+    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
 
 
 def _micros(time: datetime) -> int:
