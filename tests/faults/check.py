@@ -71,7 +71,8 @@ def _rows_of_commits(stored: Stored) -> list[str]:
             name, [f"a row of run {row['run']}, which never ended" for row in rows if row["run"] not in runs]
         )
     newest = max(runs, default=0)
-    for name, rows in (("gold", stored.gold_kpis), ("gold", stored.gold_events), ("sessions", stored.sessions)):
+    made = (stored.gold_kpis, stored.gold_events, stored.visit_totals, stored.sessions)
+    for name, rows in zip(("gold_kpis", "gold_events", "gold_visits", "sessions"), made, strict=True):
         found += _some(name, [f"a row of run {row['run']}, beyond the last" for row in rows if row["run"] > newest])
     return found
 
@@ -181,6 +182,11 @@ def _gold(stored: Stored, facts: Sequence[Fact]) -> list[str]:
         "gold_kpis over all time, by currency",
         {key: each.totals() for key, each in model.kpis_by_currency(events).items()},
         {row["currency"]: _totals(row) for row in stored.gold_totals},
+    )
+    found += _differences(
+        "gold_visits over all time, by currency",
+        {key: each.totals() for key, each in model.kpis_by_currency(events).items()},
+        {row["currency"]: _totals(row) for row in stored.visit_totals},
     )
     found += _differences(
         "gold_events",

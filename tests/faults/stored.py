@@ -54,6 +54,15 @@ SELECT currency, uniqExactMerge(orders) AS orders, sum(gmv) AS gmv, sum(refunds)
 FROM gold_kpis
 GROUP BY currency
 """
+VISIT_TOTALS = """
+SELECT currency, max(run) AS run, uniqExactMerge(v.orders) AS orders, sum(v.gmv) AS gmv, sum(v.refunds) AS refunds,
+    uniqExactIf(visitor, purchases > 0 AND visitor != 0) AS purchase_users,
+    uniqExactIf(visitor, page_views > 0 AND visitor != 0) AS view_users,
+    uniqExactIf(visitor, add_to_carts > 0 AND visitor != 0) AS cart_users,
+    uniqExactIf(visitor, visitor != 0) AS active_users
+FROM gold_visits AS v
+GROUP BY currency
+"""
 GOLD_EVENTS = """
 SELECT toUnixTimestamp(minute) AS minute, site_id, event_type, max(run) AS run, sum(events) AS events
 FROM gold_events AS g
@@ -82,6 +91,7 @@ class Stored:
     silver_ids: list[Row]
     gold_kpis: list[Row]
     gold_totals: list[Row]
+    visit_totals: list[Row]
     gold_events: list[Row]
     sessions: list[Row]
 
@@ -90,8 +100,8 @@ async def read(data_dir: Path) -> Stored:
     """Reads a data folder that no server has open."""
     engine = open_engine(Settings(data_dir=data_dir, fsync=False))
     try:
-        statements = (COMMITS, BRONZE, REJECTED, SILVER, SILVER_IDS, GOLD_KPIS, GOLD_TOTALS, GOLD_EVENTS, SESSIONS)
-        stored = Stored(*[await engine.rows(sql) for sql in statements])
+        statements = (COMMITS, BRONZE, REJECTED, SILVER, SILVER_IDS, GOLD_KPIS, GOLD_TOTALS, VISIT_TOTALS)
+        stored = Stored(*[await engine.rows(sql) for sql in (*statements, GOLD_EVENTS, SESSIONS)])
     finally:
         await engine.close()
     await asyncio.to_thread(_name_rejected, stored.rejected)

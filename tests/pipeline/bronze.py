@@ -1,6 +1,7 @@
 """Puts rows into bronze the way the committer does, without a server in front."""
 
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -41,6 +42,9 @@ class Sent:
     utm_source: str = ""
     utm_medium: str = ""
     utm_campaign: str = ""
+    referrer: str = ""
+    user_agent: str = ""
+    properties: dict[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def visitor(self) -> str:
@@ -71,6 +75,9 @@ _SCHEMA = pa.schema(
         ("utm_source", pa.string()),
         ("utm_medium", pa.string()),
         ("utm_campaign", pa.string()),
+        ("referrer", pa.string()),
+        ("user_agent", pa.string()),
+        ("properties", pa.map_(pa.string(), pa.string())),
         ("ingest_time", pa.timestamp("us", tz="UTC")),
     ]
 )
@@ -86,12 +93,13 @@ async def commit(engine: Engine, log: CommitLog, events: Sequence[Sent]) -> int:
                 "stream_id": "",
                 "offset": offset,
                 "event_id": str(event.event_id),
+                "properties": list(event.properties.items()),
                 "ingest_time": transaction.time,
             }
             for offset, event in enumerate(events)
         ]
         await engine.insert_arrow("bronze_events", pa.Table.from_pylist(rows, _SCHEMA))
-        tenants = dict.fromkeys(event.tenant for event in events)
-        streams = [Advance(tenant, "", 0, len(events), len(events), 0) for tenant in tenants]
+        tenants = Counter(event.tenant for event in events)
+        streams = [Advance(tenant, "", 0, len(events), accepted, 0) for tenant, accepted in tenants.items()]
         await transaction.append(Entry("append", rows=len(events), streams=streams))
     return transaction.commit

@@ -147,6 +147,34 @@ def gold(events: Iterable[Sent], currency: str = "USD") -> Figures:
     return {key: minute.figures() for key, minute in minutes.items()}
 
 
+def visits(events: Iterable[Sent], currency: str = "USD") -> Figures:
+    """gold_visits of events without duplicates, all visitors together, by tenant, quarter, site and currency."""
+    quarters: dict[tuple[str, datetime, str, str], Minute] = defaultdict(Minute)
+    for event in events:
+        minute = event.event_time.minute - event.event_time.minute % 15
+        quarter = event.event_time.replace(minute=minute, second=0, microsecond=0)
+        quarters[event.tenant, quarter, event.site_id, event.currency or currency].add(event)
+    return {key: quarter.figures() for key, quarter in quarters.items()}
+
+
+async def stored_visits(engine: Engine, log: CommitLog) -> Figures:
+    """gold_visits as a reader sees it."""
+    rows = await engine.rows(
+        """
+        SELECT tenant, quarter, site_id, currency, uniqExactMerge(orders), sum(gmv), sum(refunds), sum(v.purchases),
+            sum(v.page_views), sum(v.add_to_carts), sum(events), uniqExactIf(visitor, v.purchases > 0 AND visitor != 0),
+            uniqExactIf(visitor, v.page_views > 0 AND visitor != 0),
+            uniqExactIf(visitor, v.add_to_carts > 0 AND visitor != 0), uniqExactIf(visitor, visitor != 0)
+        FROM gold_visits AS v WHERE $visible GROUP BY tenant, quarter, site_id, currency
+        """.replace("$visible", log.version.visible("gold_visits"))
+    )
+    found: Figures = {}
+    for row in rows:
+        tenant, quarter, site_id, currency, *figures = row.values()
+        found[tenant, _utc(quarter), site_id, currency] = tuple(figures)
+    return found
+
+
 async def stored_gold(engine: Engine, log: CommitLog, run: int | None = None) -> Figures:
     """gold_kpis as a reader sees it, or as of `run`."""
     rows = await engine.rows(
@@ -154,9 +182,8 @@ async def stored_gold(engine: Engine, log: CommitLog, run: int | None = None) ->
         SELECT tenant, minute, site_id, currency, uniqExactMerge(orders), sum(gmv), sum(refunds), sum(purchases),
             sum(page_views), sum(add_to_carts), sum(events), uniqExactMerge(purchase_users),
             uniqExactMerge(view_users), uniqExactMerge(cart_users), uniqExactMerge(active_users)
-        FROM gold_kpis WHERE run <= {run:Int64} GROUP BY tenant, minute, site_id, currency
-        """,
-        {"run": log.gold.run if run is None else run},
+        FROM gold_kpis WHERE $visible GROUP BY tenant, minute, site_id, currency
+        """.replace("$visible", log.version.visible("gold_kpis") if run is None else f"run <= {run}")
     )
     found: Figures = {}
     for row in rows:
@@ -168,9 +195,8 @@ async def stored_gold(engine: Engine, log: CommitLog, run: int | None = None) ->
 async def stored_events(engine: Engine, log: CommitLog) -> dict[tuple[str, datetime, str, str], int]:
     """gold_events as a reader sees it."""
     rows = await engine.rows(
-        "SELECT tenant, minute, site_id, event_type, sum(events) AS n FROM gold_events WHERE run <= {run:Int64}"
-        " GROUP BY tenant, minute, site_id, event_type",
-        {"run": log.gold.run},
+        "SELECT tenant, minute, site_id, event_type, sum(events) AS n FROM gold_events"
+        f" WHERE {log.version.visible('gold_events')} GROUP BY tenant, minute, site_id, event_type"
     )
     return {(row["tenant"], _utc(row["minute"]), row["site_id"], row["event_type"]): row["n"] for row in rows}
 
@@ -180,11 +206,10 @@ async def stored_sessions(engine: Engine, log: CommitLog) -> set[Seen]:
     rows = await engine.rows(
         """
         SELECT * FROM (
-            SELECT * FROM sessions WHERE run <= {run:Int64}
+            SELECT * FROM sessions WHERE $visible
             ORDER BY tenant, actor, session_id, run DESC LIMIT 1 BY tenant, actor, session_id
         ) WHERE NOT deleted
-        """,
-        {"run": log.gold.run},
+        """.replace("$visible", log.version.visible("sessions"))
     )
     return {
         Seen(

@@ -6,7 +6,7 @@ import pytest
 
 from penstock import failpoints, limits
 from penstock.errors import Unavailable
-from penstock.pipeline import gold, sessions
+from penstock.pipeline import gold, sessions, visits
 from penstock.pipeline.runner import PipelineRunner
 from penstock.storage.commit_log import BY_RUN, CommitLog
 from penstock.storage.engine import Engine
@@ -18,6 +18,7 @@ from tests.pipeline.conftest import Commit
 async def check(engine: Engine, log: CommitLog, sent: list[Sent]) -> None:
     kept = model.first_of_ids(sent)
     assert await model.stored_gold(engine, log) == model.gold(kept)
+    assert await model.stored_visits(engine, log) == model.visits(kept)
     assert await model.stored_sessions(engine, log) == model.sessions(kept)
     events = await model.stored_events(engine, log)
     assert sum(events.values()) == len(kept)
@@ -97,7 +98,7 @@ async def test_running_again_changes_nothing(
     await check(engine, commit_log, sent)
 
 
-@pytest.fixture(params=["sessions", "gold_kpis", "gold_events", "log"])
+@pytest.fixture(params=["sessions", "gold_kpis", "gold_events", "gold_visits", "log"])
 def broken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Makes runs fail at a step, behind what it wrote, until the patch is undone."""
 
@@ -116,6 +117,8 @@ def broken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> p
             monkeypatch.setattr(gold, "build_kpis", fail)
         case "gold_events":
             monkeypatch.setattr(gold, "build_events", fail)
+        case "gold_visits":
+            monkeypatch.setattr(visits, "build", fail)
         case "log":
             monkeypatch.setattr(failpoints, "reached", fail_at_failpoint)
     return monkeypatch

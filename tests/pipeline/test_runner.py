@@ -13,6 +13,7 @@ from penstock.pipeline.runs import Run, State, Trigger
 from penstock.settings import Settings
 from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import Engine
+from penstock.storage.version import Version
 from tests.pipeline import model, random_events
 from tests.pipeline.bronze import Sent, at
 from tests.pipeline.conftest import Commit
@@ -149,10 +150,10 @@ async def test_the_loop_makes_sessions_beside_the_runs(
 ) -> None:
     build, reached, go_on = sessions.build, asyncio.Event(), asyncio.Event()
 
-    async def wait(engine: Engine, **which: int) -> None:
+    async def wait(engine: Engine, version: Version, **which: int) -> None:
         reached.set()
         await go_on.wait()
-        await build(engine, **which)
+        await build(engine, version, **which)
 
     monkeypatch.setattr(sessions, "build", wait)
     sent = [Sent(visitor_id="a"), Sent(visitor_id="a", event_time=at(60)), Sent(visitor_id="a", event_time=at(-60))]

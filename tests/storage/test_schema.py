@@ -3,7 +3,9 @@
 import pytest
 
 from penstock.errors import Conflict
+from penstock.pipeline.runner import PipelineRunner
 from penstock.settings import Settings
+from penstock.storage.commit_log import CommitLog, Entry
 from penstock.storage.engine import ClickHouseEngine, open_engine
 from penstock.storage.schema import migrate, migrations, statements
 
@@ -58,13 +60,49 @@ def test_for_a_cluster() -> None:
 def test_every_migration_can_be_rendered_for_a_cluster() -> None:
     for _, _, text in migrations():
         rendered = statements(text, cluster="main", durable=False)
-        assert len(rendered) == 2 * text.count("CREATE TABLE @")
+        others = sum(text.count(f"\n{verb} @") for verb in ("INSERT INTO", "TRUNCATE TABLE", "ALTER TABLE"))
+        assert len(rendered) == 2 * text.count("CREATE TABLE @") + others
         assert not any("@" in each for each in rendered)
 
 
-def test_a_cluster_takes_only_tables() -> None:
-    with pytest.raises(ValueError, match="only create tables"):
+def test_what_changes_a_table_changes_every_server_s() -> None:
+    text = (
+        "TRUNCATE TABLE @things;\nINSERT INTO @things\nSELECT * FROM @marks;\nALTER TABLE @things ADD COLUMN n Int64;"
+    )
+    assert statements(text, cluster="main", durable=False) == [
+        "TRUNCATE TABLE things_local ON CLUSTER 'main'",
+        "INSERT INTO things\nSELECT * FROM marks",
+        "ALTER TABLE things_local ON CLUSTER 'main' ADD COLUMN n Int64",
+    ]
+
+
+def test_a_cluster_takes_only_what_can_be_rendered_for_it() -> None:
+    with pytest.raises(ValueError, match="cannot do this"):
         statements("DROP TABLE @things;", cluster="main", durable=False)
+
+
+async def test_visits_are_made_of_a_database_from_before(
+    engine: ClickHouseEngine, commit_log: CommitLog, settings: Settings
+) -> None:
+    async with commit_log.transaction() as transaction:
+        await engine.execute(
+            "INSERT INTO bronze_events"
+            " (tenant, commit, event_id, event_type, event_time, visitor_id, price, ingest_time)"
+            " SELECT 'default', {commit:Int64}, generateUUIDv7(), ['page_view', 'purchase'][1 + number % 2],"
+            " toDateTime64('2026-03-01 10:00:00', 6, 'UTC') + number * 60, concat('v', toString(number % 7)), 2,"
+            " now64(6) FROM numbers(100)",
+            {"commit": transaction.commit},
+        )
+        await transaction.append(Entry("append", rows=100))
+    runner = PipelineRunner(engine, commit_log, settings)
+    await runner.open()
+    await runner.run()
+    visits = "SELECT * FROM gold_visits ORDER BY ALL"
+    made = await engine.rows(visits)
+    assert sum(row["events"] for row in made) == 100
+    await engine.delete_rows("schema_versions", "version >= 4")
+    await migrate(engine, settings)
+    assert await engine.rows(visits) == made
 
 
 async def test_once_is_enough(engine: ClickHouseEngine, settings: Settings) -> None:

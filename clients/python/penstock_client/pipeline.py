@@ -1,24 +1,30 @@
 """The pipeline: asking for runs, looking at them."""
 
 import asyncio
-from collections.abc import Sequence
-from datetime import date
-from typing import Literal
-from uuid import uuid4
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import date, datetime
+from typing import Any, Literal
+from uuid import UUID, uuid4
 
 from google.longrunning import operations_pb2
+from google.protobuf.json_format import MessageToDict
 
 from penstock.pipeline.v1 import pipeline_service_pb2 as pb
-from penstock.pipeline.v1.pipeline_pb2 import DailyMetrics, Run, Session
+from penstock.pipeline.v1.pipeline_pb2 import DailyMetrics, Run, Session, Version
 from penstock.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 from penstock_client.connection import Connection
 from penstock_client.errors import TimedOut, from_status
+from penstock_client.fields import instant
 
 # The server's own bound on these calls; they may take as long.
 HEAVY_TIMEOUT_S = 600.0
 POLL_S = 0.25
+VERSIONS = 100
+DATA_ROWS = 500
 
 OnConflict = Literal["join", "refuse"]
+Table = Literal["bronze", "silver", "gold", "sessions", "daily"]
+DiffTable = Literal["gold", "bronze", "silver"]
 _ON_CONFLICT: dict[str, pb.OnConflict] = {"join": pb.ON_CONFLICT_JOIN, "refuse": pb.ON_CONFLICT_REFUSE}
 
 
@@ -159,15 +165,103 @@ class PipelineClient:
         *,
         retention_days: int = 0,
         daily_retention_days: int = 0,
-        dry_run: bool = False,
+        dry_run: bool = True,
         keep_aggregates: bool = False,
+        purge: bool = False,
         timeout_s: float = HEAVY_TIMEOUT_S,
     ) -> pb.CleanupResponse:
-        """Removes events older than `retention_days` (90 by default), and says what it removed, or would."""
+        """Says how much is older than `retention_days` (90 by default), and with dry_run=False removes it.
+
+        Older versions show it until the travel time is over; with `purge` it goes from disk at once, and they with it.
+        """
         request = pb.CleanupRequest(
             retention_days=retention_days,
             daily_retention_days=daily_retention_days,
             dry_run=dry_run,
             keep_aggregates=keep_aggregates,
+            purge=purge,
         )
         return await self._connection.call(self._stub.Cleanup, request, pb.CleanupResponse, timeout_s)
+
+    async def history(self, table: Table, *, page_size: int = VERSIONS) -> AsyncIterator[Version]:
+        """The versions that changed a table, newest first, page after page."""
+        request = pb.ListVersionsRequest(table=table, limit=page_size)
+        while True:
+            page = await self._connection.read(self._stub.ListVersions, request, pb.ListVersionsResponse)
+            for each in page.versions:
+                yield each
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def data(
+        self,
+        table: Table,
+        *,
+        version: int = 0,
+        timestamp: datetime | None = None,
+        where: str = "",
+        page_size: int = DATA_ROWS,
+    ) -> AsyncIterator[dict[str, Any]]:
+        """The rows of a table as they were at a version or time, else as they are now.
+
+        `where` is the call's filter. Pages are all of one version. Times come as datetimes in UTC, dates as dates, ids
+        as UUIDs, counts as ints, money as floats. Raises OutOfRange for a version that is not there, or no longer.
+        """
+        request = pb.ListDataRequest(
+            table=table,
+            version=version,
+            timestamp=instant(timestamp) if timestamp is not None else None,
+            filter=where,
+            limit=page_size,
+        )
+        while True:
+            page = await self._connection.read(self._stub.ListData, request, pb.ListDataResponse)
+            readers = {column.name: _READERS.get(column.type) for column in page.columns}
+            for row in page.rows:
+                yield _row(MessageToDict(row), readers)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def diff(
+        self,
+        table: DiffTable = "gold",
+        *,
+        from_version: int = 0,
+        from_timestamp: datetime | None = None,
+        to_version: int = 0,
+        to_timestamp: datetime | None = None,
+        limit: int = 0,
+        page_token: str = "",
+    ) -> pb.DiffVersionsResponse:
+        """What changed from one version to another, by default to the newest.
+
+        Of gold the windows, newest first, 50 by default: `next_page_token` of the answer is the next page's.
+        """
+        request = pb.DiffVersionsRequest(
+            table=table,
+            from_version=from_version,
+            from_timestamp=instant(from_timestamp) if from_timestamp is not None else None,
+            to_version=to_version,
+            to_timestamp=instant(to_timestamp) if to_timestamp is not None else None,
+            limit=limit,
+            page_token=page_token,
+        )
+        return await self._connection.read(self._stub.DiffVersions, request, pb.DiffVersionsResponse)
+
+
+_READERS: Mapping[str, Callable[[Any], Any]] = {
+    "uuid": UUID,
+    "timestamp": datetime.fromisoformat,
+    "date": date.fromisoformat,
+    "integer": int,
+}
+
+
+def _row(values: dict[str, Any], readers: Mapping[str, Callable[[Any], Any] | None]) -> dict[str, Any]:
+    """A row with the types of its columns, in their order."""
+    return {
+        name: values[name] if read is None or values[name] is None else read(values[name])
+        for name, read in readers.items()
+    }

@@ -1,11 +1,12 @@
 """Reads committed events back: lists and counts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from string import Template
 
 from penstock import limits
 from penstock.errors import invalid_field
-from penstock.events.tokens import token, values_of
+from penstock.rpc.tokens import token, values_of
 from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import Engine, Row
 
@@ -24,23 +25,23 @@ _FILTER = f"""
     AND ({{user_id:String}} = '' OR user_id = {{user_id:String}})
 """
 # Behind the last row of the page before, in the order of the page; the first page begins behind nothing.
-_LIST = f"""
+_LIST = Template(f"""
 SELECT {COLUMNS}
 FROM bronze_events
-WHERE tenant = {{tenant:String}} AND commit <= {{commit:Int64}}
+WHERE tenant = {{tenant:String}} AND $visible
     AND (commit < {{last_commit:Int64}}
         OR (commit = {{last_commit:Int64}} AND (stream_id, offset) > ({{last_stream:String}}, {{last_offset:Int64}})))
     AND {_FILTER}
 ORDER BY commit DESC, stream_id, offset
 LIMIT {{limit:UInt32}}
-"""
-_COUNT = f"""
+""")
+_COUNT = Template(f"""
 SELECT {CANONICAL_TYPE} AS type, count() AS events
 FROM bronze_events
-WHERE tenant = {{tenant:String}} AND commit <= {{commit:Int64}} AND {_FILTER}
+WHERE tenant = {{tenant:String}} AND $visible AND {_FILTER}
     AND event_time >= fromUnixTimestamp64Micro({{start:Int64}}) AND event_time < fromUnixTimestamp64Micro({{end:Int64}})
 GROUP BY type
-"""
+""")
 _END_OF_TIME = 9_000_000_000_000_000  # microseconds; the engine's DateTime64 ends in 2299
 
 
@@ -82,11 +83,12 @@ class EventReader:
             wrong = invalid_field("page_token", "is not one that this method gave", reason="INVALID_PAGE_TOKEN")
             commit_then, *last = values_of("events", page_token, (int, int, str, int), wrong)
             commit = int(commit_then)
+        # Later pages keep to the commit of the first, less what was removed meanwhile.
+        visible = replace(self._log.version, commit=commit).visible("bronze_events")
         rows = await self._engine.rows(
-            _LIST,
+            _LIST.substitute(visible=visible),
             {
                 "tenant": tenant,
-                "commit": commit,
                 "last_commit": last[0],
                 "last_stream": last[1],
                 "last_offset": last[2],
@@ -103,13 +105,12 @@ class EventReader:
         self, tenant: str, which: Filter, start: datetime | None, end: datetime | None
     ) -> tuple[dict[str, int], int]:
         """Events by type in start <= time < end, and the commit up to which was counted."""
-        commit = self._log.head
+        version = self._log.version
         parameters = {
             "tenant": tenant,
-            "commit": commit,
             "start": int(start.timestamp() * 1e6) if start else 0,
             "end": int(end.timestamp() * 1e6) if end else _END_OF_TIME,
             **which.parameters(),
         }
-        rows = await self._engine.rows(_COUNT, parameters)
-        return {row["type"]: int(row["events"]) for row in rows}, commit
+        rows = await self._engine.rows(_COUNT.substitute(visible=version.visible("bronze_events")), parameters)
+        return {row["type"]: int(row["events"]) for row in rows}, version.commit

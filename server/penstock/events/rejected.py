@@ -11,8 +11,8 @@ from penstock.errors import InvalidInput, invalid_field
 from penstock.events import collect
 from penstock.events.batch import BadRow, Origin, RawFormat
 from penstock.events.intake import Intake
-from penstock.events.tokens import token, values_of
 from penstock.events.v1 import events_pb2
+from penstock.rpc.tokens import token, values_of
 from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import Engine, Row
 

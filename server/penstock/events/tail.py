@@ -3,25 +3,27 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from string import Template
 
 from penstock import limits
 from penstock.errors import OutOfRange, Overloaded, invalid_field
 from penstock.events.reader import CANONICAL_TYPE, COLUMNS, Filter
-from penstock.events.tokens import token, values_of
+from penstock.rpc.tokens import token, values_of
 from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import Engine, Row
+from penstock.storage.version import Version
 
-_NEXT = f"""
+_NEXT = Template(f"""
 SELECT {COLUMNS}
 FROM bronze_events
-WHERE tenant = {{tenant:String}} AND commit <= {{head:Int64}}
+WHERE tenant = {{tenant:String}} AND $visible
     AND (commit, stream_id, offset) > ({{commit:Int64}}, {{stream_id:String}}, {{offset:Int64}})
     AND commit >= {{commit:Int64}}
     AND ({{event_type:String}} = '' OR {CANONICAL_TYPE} = {{event_type:String}})
     AND ({{site_id:String}} = '' OR site_id = {{site_id:String}})
 ORDER BY commit, stream_id, offset
 LIMIT {{limit:UInt32}}
-"""
+""")
 # What a cleanup removed can no longer be followed.
 _CLEANED = """
 SELECT max(commit) AS cleaned FROM commits WHERE operation = 'cleanup' AND commit > {commit:Int64}
@@ -70,8 +72,9 @@ class Tails:
         try:
             yield None, position  # at once, so that a reader that breaks off early knows where to resume
             while not self._draining.is_set():
-                head = self._log.head
-                rows = await self._rows(tenant, which, position, head) if Position(head).is_behind(position) else []
+                version = self._log.version
+                head = version.commit
+                rows = await self._rows(tenant, which, position, version) if Position(head).is_behind(position) else []
                 for row in rows:
                     position = Position(row["commit"], row["stream_id"], row["offset"])
                     yield row, position
@@ -109,12 +112,11 @@ class Tails:
             )
         return position
 
-    async def _rows(self, tenant: str, which: Filter, position: Position, head: int) -> list[Row]:
+    async def _rows(self, tenant: str, which: Filter, position: Position, version: Version) -> list[Row]:
         return await self._engine.rows(
-            _NEXT,
+            _NEXT.substitute(visible=version.visible("bronze_events")),
             {
                 "tenant": tenant,
-                "head": head,
                 "commit": position.commit,
                 "stream_id": position.stream_id,
                 "offset": position.offset,

@@ -1,23 +1,42 @@
 """Removes what is older than its retention, and says exactly what.
 
-Nothing is removed that is not in gold yet, and nothing that a run makes while a cleanup is under way: every condition
-ends at the commit and the run that gold had when the cleanup began. So it needs no lock, and its counts are exact.
+A removal is one row in the commit log. It says by which bounds rows are gone: from that version on every reader leaves
+them out, all at once, and older versions still have them. They stay on disk for the travel time; then `purge` deletes
+them. Nothing is removed that is not in gold yet: the bounds end at the commit and the run that gold had, and no run is
+published while they are taken, so the counts are exact, and a session is never made of rows that are half gone.
+
+The event ids of removed rows are known until the rows are deleted: an event that is sent again meanwhile is a
+duplicate, afterwards it is new.
 """
 
 import asyncio
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from datetime import time as time_of_day
 
-from penstock.errors import Conflict
+import structlog
+
+from penstock import limits
+from penstock.errors import Conflict, PenstockError
+from penstock.pipeline.purge import Progress, Purger
+from penstock.pipeline.runner import FOLLOWER_INTERVAL_S, PipelineRunner
+from penstock.pipeline.visits import QUARTER_S
+from penstock.settings import Settings
 from penstock.storage.commit_log import CommitLog, Entry
+from penstock.storage.deadline import detached
 from penstock.storage.engine import Engine, Lane
-from penstock.storage.payload import literal
+from penstock.storage.removals import detail_of
+from penstock.storage.version import Cut, Version
+
+log = structlog.get_logger()
+
+_GOLD = ("gold_kpis", "gold_events", "gold_visits")
 
 # Runs that did one type ahead of the rest: their minutes stay for as long as some of their rows do.
 _KEPT_RUNS = """
-SELECT groupUniqArray(run) AS runs
+SELECT arraySort(groupUniqArray(run)) AS runs
 FROM silver_events
 WHERE tenant = {tenant:String} AND event_time < {cutoff:DateTime64(6, 'UTC')}
     AND run <= {run:Int64} AND commit > {last_commit:Int64}
@@ -47,15 +66,6 @@ class Retention:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a cleanup is."""
-
-    table: str
-    done: int  # tables
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
 class Cleaned:
     """What a cleanup removed, or would."""
 
@@ -64,112 +74,181 @@ class Cleaned:
     removed: Mapping[str, int]  # rows, by table
     kept_unprocessed: int  # rows old enough that are not in gold yet
     commit: int  # 0 when nothing was removed
-    duration_ms: float
+    purge_time: datetime | None  # when the rows go from disk; None when there are none to go
+    oldest_version: int  # that can still be read
+    duration_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What is too old."""
+
+    cutoff: datetime
+    counts: Mapping[str, int]
+    cuts: tuple[Cut, ...]  # of the tables that have such rows
+    kept_unprocessed: int
 
 
 class Cleaner:
-    """Runs one cleanup at a time."""
+    """Runs one cleanup at a time, and by itself deletes from disk what is due."""
 
-    def __init__(self, engine: Engine, log: CommitLog) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        log: CommitLog,
+        runner: PipelineRunner,
+        settings: Settings,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self._engine = engine
         self._log = log
-        self._task: asyncio.Task[Cleaned] | None = None
-        self.progress: Progress | None = None  # of the cleanup under way
+        self._runner = runner
+        self._clock = clock
+        self._purger = Purger(engine, log, timedelta(days=settings.travel_days), clock)
+        self._task: asyncio.Task[Cleaned | None] | None = None
+        self._loop: asyncio.Task[None] | None = None
 
-    async def run(self, tenant: str, retention: Retention, *, dry_run: bool) -> Cleaned:
-        """Removes what is too old, or with `dry_run` only counts it.
+    @property
+    def progress(self) -> Progress | None:
+        """How far the deletion under way is."""
+        return self._purger.progress
+
+    async def run(self, tenant: str, retention: Retention, *, dry_run: bool, purge: bool = False) -> Cleaned:
+        """Removes what is too old, or with `dry_run` only counts it; with `purge` deletes all that was removed at once.
 
         Once begun, a cleanup is finished even when its caller goes away. Raises Conflict (RUN_IN_PROGRESS) when one is
         under way.
         """
+        started = time.perf_counter()
         if dry_run:
-            return await self._clean(tenant, retention, dry_run=True)
+            found = await self._find(tenant, retention)
+            done: Cleaned | None = self._cleaned(tenant, found, 0, dry_run=True)
+        else:
+            self._log.check_leads()
+            done = await self._alone(self._clean(tenant, retention, purge=purge))
+        assert done is not None
+        return replace(done, duration_ms=(time.perf_counter() - started) * 1e3)
+
+    async def purge_due(self) -> None:
+        """Ends purges that began, and deletes what was removed longer ago than the travel time.
+
+        Raises Conflict (RUN_IN_PROGRESS) when a cleanup is under way.
+        """
         self._log.check_leads()
+        await self._alone(self._purger.purge_due())
+
+    def start(self) -> None:
+        """Begins to look for what is due, now and from then on."""
+        self._loop = asyncio.create_task(self._follow(), name="purge")
+
+    async def stop(self) -> None:
+        """Ends what is under way behind the table it is at; the next start ends it."""
+        tasks: set[asyncio.Task[object]] = {each for each in (self._loop, self._task) if each is not None}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _alone(self, work: Coroutine[object, object, Cleaned | None]) -> Cleaned | None:
         if self._task is not None and not self._task.done():
+            work.close()
             raise Conflict("another cleanup is under way", reason="RUN_IN_PROGRESS")
-        self._task = asyncio.create_task(self._clean(tenant, retention, dry_run=False))
+        self._task = detached(work)
         self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(self._task)
 
-    async def stop(self) -> None:
-        """Ends the cleanup under way behind the table it is at; doing it again removes the rest."""
-        if self._task is not None and not self._task.done():
-            self._task.cancel()
-            await asyncio.wait({self._task})
+    async def _follow(self) -> None:
+        while True:
+            pause_s = limits.PURGE_INTERVAL_S
+            try:
+                if self._log.leads:
+                    await self.purge_due()
+                else:
+                    pause_s = FOLLOWER_INTERVAL_S
+            except PenstockError as error:
+                log.warning("what cleanups removed was not deleted", error=error.message)
+                pause_s = limits.PURGE_RETRY_S
+            except Exception:
+                log.exception("the deletion of what cleanups removed failed")
+            await asyncio.sleep(pause_s)
 
-    async def _clean(self, tenant: str, retention: Retention, *, dry_run: bool) -> Cleaned:
-        started = time.perf_counter()
-        now = datetime.now(UTC)
-        # Whole minutes, so that no minute of gold loses some of its rows.
-        cutoff = (now - timedelta(days=retention.event_days)).replace(second=0, microsecond=0)
-        head = self._log.head
-        conditions = await self._conditions(tenant, retention, now, cutoff)
-        counts = {table: await self._count(table, condition) for table, condition in conditions.items()}
-        bounds = self._bounds(tenant, cutoff)
-        kept = await self._engine.rows(_UNPROCESSED, {**bounds, "head": head}, lane=Lane.PIPELINE)
-        removed = {table: count for table, count in counts.items() if count}
-        commit = 0
-        if removed and not dry_run:
-            commit = await self._remove(tenant, retention, cutoff, removed, conditions)
-        took_ms = (time.perf_counter() - started) * 1e3
-        return Cleaned(dry_run, cutoff, counts, int(kept[0]["n"]), commit, took_ms)
+    async def _clean(self, tenant: str, retention: Retention, *, purge: bool) -> Cleaned:
+        async with self._runner.quiet():
+            found = await self._find(tenant, retention)
+            commit = await self._remove(tenant, retention, found) if found.cuts else 0
+        if purge:
+            await self._purger.purge_all(tenant)
+        return self._cleaned(tenant, found, commit, dry_run=False)
 
-    async def _remove(
-        self,
-        tenant: str,
-        retention: Retention,
-        cutoff: datetime,
-        removed: Mapping[str, int],
-        conditions: Mapping[str, str],
-    ) -> int:
-        # The log says it first: whoever reads an older version must know of the gap from the moment it begins.
+    async def _find(self, tenant: str, retention: Retention) -> _Found:
+        now, version = self._clock(), self._log.version
+        cutoff = _cutoff(now, retention.event_days)
+        bounds = {
+            "tenant": tenant,
+            "cutoff": cutoff.strftime("%Y-%m-%d %H:%M:%S"),
+            "run": version.gold.run,
+            "last_commit": version.gold.last_commit,
+            "head": version.commit,
+        }
+        kept_runs: tuple[int, ...] = ()
+        if not retention.keep_aggregates:
+            kept_runs = tuple((await self._engine.rows(_KEPT_RUNS, bounds, lane=Lane.PIPELINE))[0]["runs"])
+        last_day = datetime.combine((now - timedelta(days=retention.daily_days)).date(), time_of_day(), UTC)
+        cuts = _cuts(tenant, version, cutoff, last_day, None if retention.keep_aggregates else kept_runs)
+        counts = {cut.table: await self._count(cut, version) for cut in cuts}
+        unprocessed = await self._engine.rows(_UNPROCESSED, bounds, lane=Lane.PIPELINE)
+        return _Found(cutoff, counts, tuple(cut for cut in cuts if counts[cut.table]), int(unprocessed[0]["n"]))
+
+    async def _count(self, cut: Cut, version: Version) -> int:
+        sql = f"SELECT count() AS n FROM {cut.table} WHERE {cut.condition()} AND {version.visible(cut.table)}"
+        return int((await self._engine.rows(sql, lane=Lane.PIPELINE))[0]["n"])
+
+    async def _remove(self, tenant: str, retention: Retention, found: _Found) -> int:
+        removed = {table: rows for table, rows in found.counts.items() if rows}
+        detail = {
+            "tenant": tenant,
+            "cutoff": found.cutoff.strftime("%Y-%m-%d %H:%M:%S"),
+            "keep_aggregates": retention.keep_aggregates,
+            "removed": removed,
+            "cuts": detail_of(found.cuts),
+        }
         async with self._log.transaction() as transaction:
-            detail = {
-                "tenant": tenant,
-                "cutoff": _seconds(cutoff),
-                "keep_aggregates": retention.keep_aggregates,
-                "removed": dict(removed),
-            }
             await transaction.append(Entry("cleanup", rows=sum(removed.values()), detail=detail))
-        try:
-            for done, table in enumerate(removed):
-                self.progress = Progress(table, done, len(removed))
-                await self._engine.delete_rows(table, conditions[table], lane=Lane.PIPELINE)
-        finally:
-            self.progress = None
         return transaction.commit
 
-    async def _conditions(self, tenant: str, retention: Retention, now: datetime, cutoff: datetime) -> dict[str, str]:
-        """What goes, by table, in the order of removal: silver last, because it says which ids and minutes go."""
-        gold = self._log.gold
-        mine = f"tenant = {literal(tenant)}"
-        before = f"toDateTime64('{_seconds(cutoff)}', 6, 'UTC')"
-        processed = f"commit <= {gold.last_commit}"
-        made = f"run <= {gold.run}"
-        silver = f"{mine} AND event_time < {before} AND {processed} AND {made}"
-        conditions = {
-            "silver_ids": f"{mine} AND {made} AND event_id IN (SELECT event_id FROM silver_events WHERE {silver})",
-            "sessions": f"{mine} AND end_time < {before} AND {made}",
-        }
-        if not retention.keep_aggregates:
-            found = await self._engine.rows(_KEPT_RUNS, self._bounds(tenant, cutoff), lane=Lane.PIPELINE)
-            runs = "".join(f" AND run != {int(run)}" for run in sorted(found[0]["runs"]))
-            minutes = f"{mine} AND minute < toDateTime('{_seconds(cutoff)}', 'UTC') AND {made}{runs}"
-            conditions |= {"gold_kpis": minutes, "gold_events": minutes}
-        last_day = (now - timedelta(days=retention.daily_days)).date().isoformat()
-        return conditions | {
-            "daily_metrics": f"{mine} AND date < toDate('{last_day}') AND commit <= {self._log.head}",
-            "bronze_events": f"{mine} AND event_time < {before} AND {processed}",
-            "silver_events": silver,
-        }
+    def _cleaned(self, tenant: str, found: _Found, commit: int, *, dry_run: bool) -> Cleaned:
+        mine = next((each for each in self._log.removals.on_disk if commit and each.commit == commit), None)
+        return Cleaned(
+            dry_run=dry_run,
+            cutoff=found.cutoff,
+            removed=found.counts,
+            kept_unprocessed=found.kept_unprocessed,
+            commit=commit,
+            purge_time=self._purger.due_time(mine) if mine else None,
+            oldest_version=self._log.oldest_version(tenant),
+        )
 
-    async def _count(self, table: str, condition: str) -> int:
-        found = await self._engine.rows(f"SELECT count() AS n FROM {table} WHERE {condition}", lane=Lane.PIPELINE)
-        return int(found[0]["n"])
 
-    def _bounds(self, tenant: str, cutoff: datetime) -> dict[str, str | int]:
-        gold = self._log.gold
-        return {"tenant": tenant, "cutoff": _seconds(cutoff), "run": gold.run, "last_commit": gold.last_commit}
+def _cutoff(now: datetime, days: int) -> datetime:
+    """A quarter of an hour's beginning, so that no minute or quarter of gold loses some of its rows."""
+    seconds = int((now - timedelta(days=days)).timestamp())
+    return datetime.fromtimestamp(seconds - seconds % QUARTER_S, UTC)
+
+
+def _cuts(
+    tenant: str, version: Version, cutoff: datetime, last_day: datetime, kept_runs: tuple[int, ...] | None
+) -> list[Cut]:
+    """What goes as of a version; without `kept_runs`, nothing of gold."""
+    gold = version.gold
+    cuts = [
+        Cut("bronze_events", tenant, cutoff, gold.last_commit),
+        Cut("silver_events", tenant, cutoff, gold.run, processed=gold.last_commit),
+        Cut("sessions", tenant, cutoff, gold.run),
+        Cut("daily_metrics", tenant, last_day, version.commit),
+    ]
+    if kept_runs is not None:
+        cuts += [Cut(table, tenant, cutoff, gold.run, kept_runs=kept_runs) for table in _GOLD]
+    return cuts
 
 
 async def cleaned_before(engine: Engine, tenant: str) -> datetime | None:
@@ -177,7 +256,3 @@ async def cleaned_before(engine: Engine, tenant: str) -> datetime | None:
     found = await engine.rows(_CUTOFF, {"tenant": tenant})
     text = found[0]["cutoff"]
     return datetime.strptime(text, "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC) if text else None
-
-
-def _seconds(time: datetime) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S")

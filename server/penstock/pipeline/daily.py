@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from string import Template
 
 import pyarrow as pa
 
@@ -44,7 +45,7 @@ class DailyMetrics:
 
 # Of a session's rows the newest counts. It reaches furthest on both sides, so it is among those that overlap the day
 # whenever an older one is.
-_COMPUTE = f"""
+_COMPUTE = Template(f"""
 WITH
     events AS
     (
@@ -59,7 +60,7 @@ WITH
             uniqExactStateIf(visitor, event_type = 'purchase' AND visitor != '') AS buyers,
             uniqExactStateIf(visitor, event_type = 'page_view' AND visitor != '') AS viewers
         FROM silver_events
-        WHERE tenant = {{tenant:String}} AND run <= {{run:Int64}}
+        WHERE tenant = {{tenant:String}} AND $events
             AND event_time >= {{day_start:DateTime64(6, 'UTC')}} AND event_time < {{day_end:DateTime64(6, 'UTC')}}
         GROUP BY site_id, currency
     ),
@@ -83,7 +84,7 @@ WITH
         (
             SELECT actor, session_id, site_id, start_time, end_time, page_views, utm_source, converted, deleted
             FROM sessions
-            WHERE tenant = {{tenant:String}} AND run <= {{run:Int64}}
+            WHERE tenant = {{tenant:String}} AND $sessions
                 AND start_time < {{day_end:DateTime64(6, 'UTC')}} AND end_time >= {{day_start:DateTime64(6, 'UTC')}}
             ORDER BY actor, session_id, run DESC
             LIMIT 1 BY actor, session_id
@@ -107,7 +108,7 @@ WITH
         (
             SELECT site_id, path, count() AS n
             FROM silver_events
-            WHERE tenant = {{tenant:String}} AND run <= {{run:Int64}} AND event_type = 'page_view' AND path != ''
+            WHERE tenant = {{tenant:String}} AND $events AND event_type = 'page_view' AND path != ''
                 AND event_time >= {{day_start:DateTime64(6, 'UTC')}} AND event_time < {{day_end:DateTime64(6, 'UTC')}}
             GROUP BY site_id, path
             ORDER BY n DESC, path
@@ -146,7 +147,7 @@ LEFT JOIN visits ON visits.site_id = sites.site_id
 LEFT JOIN pages ON pages.site_id = sites.site_id
 LEFT JOIN origins ON origins.site_id = sites.site_id
 ORDER BY site_id
-"""
+""")
 
 _COUNTS = pa.list_(pa.struct([("name", pa.string()), ("count", pa.uint64())]))
 _SCHEMA = pa.schema(
@@ -191,11 +192,11 @@ class DailyCalculator:
                 f"events before {cutoff.isoformat()} were removed; what is kept for {day.isoformat()} stands",
                 reason="EVENTS_REMOVED",
             )
+        version = self._log.version
         found = await self._engine.rows(
-            _COMPUTE,
+            _COMPUTE.substitute(events=version.visible("silver_events"), sessions=version.visible("sessions")),
             {
                 "tenant": tenant,
-                "run": self._log.gold.run,
                 "day_start": start.strftime("%Y-%m-%d %H:%M:%S"),
                 "day_end": (start + timedelta(days=1)).strftime("%Y-%m-%d %H:%M:%S"),
                 "currency": self._currency,

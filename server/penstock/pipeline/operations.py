@@ -15,6 +15,7 @@ from google.rpc import code_pb2, status_pb2
 from penstock import limits
 from penstock.errors import NotFound, Overloaded, PenstockError
 from penstock.rpc.status import status_of
+from penstock.storage.deadline import detached
 
 log = structlog.get_logger()
 
@@ -56,7 +57,7 @@ class Operations:
         name = uuid.uuid4().hex
         kept = _Kept(tenant, request_id, Operation(name=f"operations/{name}"))
         self._kept[name] = kept
-        kept.task = asyncio.create_task(work(kept.operation.metadata.Pack), name=kept.operation.name)
+        kept.task = detached(work(kept.operation.metadata.Pack), kept.operation.name)
         kept.task.add_done_callback(lambda task: _finish(kept, task))
         return kept.operation
 

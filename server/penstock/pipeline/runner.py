@@ -7,7 +7,8 @@ run begins stands in that log row too. Sessions follow in runs of their own, see
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -16,7 +17,7 @@ import structlog
 
 from penstock import failpoints, limits
 from penstock.errors import Conflict, PenstockError, Unavailable
-from penstock.pipeline import gold, silver
+from penstock.pipeline import gold, silver, visits
 from penstock.pipeline.attempts import Attempts, since_ms
 from penstock.pipeline.batch import Batch, next_batch
 from penstock.pipeline.runs import Run, Step, Trigger
@@ -24,6 +25,7 @@ from penstock.pipeline.sessionizer import Sessionizer
 from penstock.pipeline.versions import Versions
 from penstock.settings import Settings
 from penstock.storage.commit_log import CommitLog, Entry
+from penstock.storage.deadline import detached
 from penstock.storage.engine import Engine
 
 log = structlog.get_logger()
@@ -94,6 +96,15 @@ class PipelineRunner:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
 
+    @asynccontextmanager
+    async def quiet(self) -> AsyncIterator[None]:
+        """Inside it no run is published, so what readers see of silver, sessions and gold stays as it is.
+
+        Waits for the run under way.
+        """
+        async with self._versions.lock:
+            yield
+
     @property
     def busy(self) -> bool:
         """Whether a run is under way."""
@@ -148,7 +159,7 @@ class PipelineRunner:
         return await self._kept(self._run_locked(asked), stop)
 
     async def _kept(self, work: Coroutine[object, object, list[Run]], stop: asyncio.Event) -> list[Run]:
-        task = asyncio.create_task(work)
+        task = detached(work)
         self._passes.add(task)
         task.add_done_callback(self._passes.discard)
         try:
@@ -208,7 +219,7 @@ class PipelineRunner:
             attempts.note(steps=tuple(steps))
             failpoints.reached("pipeline.before_log")
             attempts.check()
-            await self._versions.publish(version, _entry(batch, made))
+            await self._versions.publish(version, _entry(batch, made, asked.trigger))
         except BaseException:
             self._versions.spoil()
             raise
@@ -223,7 +234,11 @@ class PipelineRunner:
         steps = [Step("silver", rows_in, made, rows_in - made, since_ms(started))]
         attempts.note(rows=rows_in, steps=tuple(steps))
         failpoints.reached("pipeline.after_silver")
-        for name, build in (("gold_kpis", gold.build_kpis), ("gold_events", gold.build_events)):
+        for name, build in (
+            ("gold_kpis", gold.build_kpis),
+            ("gold_events", gold.build_events),
+            ("gold_visits", visits.build),
+        ):
             attempts.check()
             started = time.perf_counter()
             if made:
@@ -278,10 +293,15 @@ class PipelineRunner:
         return max(self._interval_s, 2 * (time.monotonic() - started))
 
 
-def _entry(batch: Batch, silver_rows: int) -> Entry:
+def _entry(batch: Batch, silver_rows: int, trigger: Trigger) -> Entry:
     if not batch.event_type:
         return Entry(
-            "etl", run=batch.run, first_commit=batch.first_commit, last_commit=batch.last_commit, rows=silver_rows
+            "etl",
+            run=batch.run,
+            first_commit=batch.first_commit,
+            last_commit=batch.last_commit,
+            rows=silver_rows,
+            detail={"trigger": trigger.value},
         )
     # One type done ahead does not move the place where the next full run begins.
     return Entry(
@@ -290,5 +310,5 @@ def _entry(batch: Batch, silver_rows: int) -> Entry:
         first_commit=batch.first_commit,
         last_commit=batch.since,
         rows=silver_rows,
-        detail={"event_type": batch.event_type, "through": batch.last_commit},
+        detail={"trigger": trigger.value, "event_type": batch.event_type, "through": batch.last_commit},
     )

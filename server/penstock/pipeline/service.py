@@ -1,5 +1,6 @@
 """Control of the pipeline over gRPC."""
 
+import asyncio
 import time
 from datetime import UTC, date, datetime, timedelta
 
@@ -8,12 +9,16 @@ from google.protobuf.message import Message
 
 from penstock import limits
 from penstock.errors import invalid_field
-from penstock.pipeline import wire
+from penstock.pipeline import wire, wire_travel
 from penstock.pipeline.cleanup import Cleaner, Retention
 from penstock.pipeline.daily import DailyCalculator
+from penstock.pipeline.diff import DiffReader
+from penstock.pipeline.history import HistoryReader
 from penstock.pipeline.operations import Operations, Report
 from penstock.pipeline.runner import PipelineRunner
 from penstock.pipeline.status import StatusReader
+from penstock.pipeline.tables import TABLES
+from penstock.pipeline.travel import DataReader
 from penstock.pipeline.v1 import pipeline_service_pb2
 from penstock.pipeline.v1.pipeline_service_pb2 import (
     CalculateDailyMetricsRequest,
@@ -21,11 +26,17 @@ from penstock.pipeline.v1.pipeline_service_pb2 import (
     CancelOperationRequest,
     CleanupRequest,
     CleanupResponse,
+    DiffVersionsRequest,
+    DiffVersionsResponse,
     GetOperationRequest,
     GetPipelineStatusRequest,
     GetPipelineStatusResponse,
+    ListDataRequest,
+    ListDataResponse,
     ListRecentSessionsRequest,
     ListRecentSessionsResponse,
+    ListVersionsRequest,
+    ListVersionsResponse,
     ProcessEventTypeRequest,
     RunPipelineRequest,
     RunPipelineResponse,
@@ -47,12 +58,18 @@ class PipelineService:
         daily: DailyCalculator,
         cleaner: Cleaner,
         status: StatusReader,
+        history: HistoryReader,
+        data: DataReader,
+        diff: DiffReader,
     ) -> None:
         self._runner = runner
         self._operations = operations
         self._daily = daily
         self._cleaner = cleaner
         self._status = status
+        self._history = history
+        self._data = data
+        self._diff = diff
 
     async def RunPipeline(self, request: RunPipelineRequest, call: Call) -> RunPipelineResponse:
         runs = await self._runner.run(rows_max=_rows(request.batch_size), refuse=_refuses(request.on_conflict))
@@ -104,7 +121,40 @@ class PipelineService:
             daily_days=request.daily_retention_days or limits.DAILY_RETENTION_DAYS_DEFAULT,
             keep_aggregates=request.keep_aggregates,
         )
-        return wire.cleaned(await self._cleaner.run(call.tenant, retention, dry_run=request.dry_run))
+        # Only a field that says so removes anything.
+        dry_run = request.dry_run if request.HasField("dry_run") else True
+        return wire.cleaned(await self._cleaner.run(call.tenant, retention, dry_run=dry_run, purge=request.purge))
+
+    async def ListVersions(self, request: ListVersionsRequest, call: Call) -> ListVersionsResponse:
+        page = await self._history.page(
+            call.tenant,
+            request.table,
+            limit=request.limit,
+            page_token=request.page_token,
+        )
+        return wire_travel.history(page)
+
+    async def ListData(self, request: ListDataRequest, call: Call) -> ListDataResponse:
+        page = await self._data.page(
+            call.tenant,
+            TABLES[request.table],
+            wire_travel.moment(request, "version", "timestamp"),
+            asked=request.filter,
+            limit=request.limit,
+            page_token=request.page_token,
+        )
+        return await asyncio.to_thread(wire_travel.data, page)
+
+    async def DiffVersions(self, request: DiffVersionsRequest, call: Call) -> DiffVersionsResponse:
+        found = await self._diff.compare(
+            call.tenant,
+            TABLES[request.table],
+            wire_travel.moment(request, "from_version", "from_timestamp"),
+            wire_travel.moment(request, "to_version", "to_timestamp"),
+            limit=request.limit,
+            page_token=request.page_token,
+        )
+        return await asyncio.to_thread(wire_travel.diff, found)
 
     async def GetOperation(self, request: GetOperationRequest, call: Call) -> operations_proto_pb2.Operation:
         return self._operations.get(call.tenant, request.id)

@@ -16,7 +16,9 @@ from penstock.storage.commit_log import CommitLog, Entry
 from penstock.storage.engine import Engine, Lane
 
 _DONE = """
-SELECT max(JSONExtractInt(detail, 'sessions')) AS done FROM commits WHERE operation = 'etl' AND detail != ''
+SELECT max(JSONExtractInt(detail, 'sessions')) AS done
+FROM commits
+WHERE operation = 'etl' AND position(detail, '"sessions"') > 0
 """
 _PENDING = """
 SELECT max(run) AS through, sum(rows) AS total
@@ -55,7 +57,7 @@ class Sessionizer:
             await self._versions.clean()
             await self._read_done()
             version = self._versions.ahead()
-        gold = self._log.gold.run
+        gold = version.before.gold.run
         found = await self._engine.rows(_PENDING, {"done": self._done, "gold": gold}, lane=Lane.PIPELINE)
         through, rows = int(found[0]["through"]), int(found[0]["total"])
         if not rows:
@@ -79,7 +81,13 @@ class Sessionizer:
             for part in range(parts):
                 attempts.check()
                 await sessions.build(
-                    self._engine, run=version.run, since=self._done, through=through, part=part, parts=parts
+                    self._engine,
+                    version.before,
+                    run=version.run,
+                    since=self._done,
+                    through=through,
+                    part=part,
+                    parts=parts,
                 )
         async with self._versions.lock:
             written = await self._versions.written(version)
@@ -91,7 +99,7 @@ class Sessionizer:
                 run=version.run,
                 first_commit=gold.last_commit + 1,
                 last_commit=gold.last_commit,
-                detail={"sessions": through},
+                detail={"trigger": attempts.run.trigger.value, "sessions": through},
             )
             await self._versions.publish(version, entry)
 

@@ -10,8 +10,11 @@ two sessions become one, the old names get a tombstone. A tombstone ends when it
 end time takes a session's rows oldest first and never leaves an older row to come back to life.
 """
 
+from string import Template
+
 from penstock import limits
 from penstock.storage.engine import Engine, Lane
+from penstock.storage.version import Version
 
 _NEVER_BEFORE = "toDateTime64('2299-12-31 00:00:00', 6, 'UTC')"  # the time of a first that has not been
 _NEVER_AFTER = "toDateTime64(0, 6, 'UTC')"  # the time of a last that has not been
@@ -39,7 +42,7 @@ def _one_of(stamped: str, nth: int) -> str:
 # An actor is known by a hash of 128 bits, as ClickHouse's own uniqExact knows strings: sorting numbers is cheaper.
 _KEY = "reinterpretAsUInt128(sipHash128(tenant, actor))"
 
-_SESSIONS = f"""
+_SESSIONS = Template(f"""
 INSERT INTO sessions
 (
     tenant, run, actor, session_id, site_id, visitor, start_time, end_time, page_views, events,
@@ -64,14 +67,15 @@ WITH
             utm_campaign,
             event_type = 'purchase' AS is_purchase
         FROM silver_events
-        WHERE run > {{since:Int64}} AND run <= {{through:Int64}} AND (session_id != '' OR visitor != '')
+        WHERE run > {{since:Int64}} AND run <= {{through:Int64}} AND $events
+            AND (session_id != '' OR visitor != '')
             AND key % {{parts:UInt32}} = {{part:UInt32}}
     ),
     stored AS
     (
         SELECT *
         FROM sessions
-        WHERE run < {{run:Int64}} AND actor IN (SELECT actor FROM added)
+        WHERE run < {{run:Int64}} AND $sessions AND actor IN (SELECT actor FROM added)
         ORDER BY tenant, actor, session_id, run DESC
         LIMIT 1 BY tenant, actor, session_id
     ),
@@ -187,14 +191,16 @@ FROM
 )
 ARRAY JOIN arrayConcat([(own_name, end, 0)], arrayFilter(each -> each.1 != own_name, old)) AS version
 SETTINGS max_threads = 1 -- it runs beside gold, which is what must be fresh
-"""
+""")
 
 
-async def build(engine: Engine, *, run: int, since: int, through: int, part: int, parts: int) -> None:
+async def build(engine: Engine, version: Version, *, run: int, since: int, through: int, part: int, parts: int) -> None:
     """Writes the sessions that silver rows of the runs behind `since` and up to `through` change.
 
     With them tombstones for those that they join into others. Only actors of part `part` of `parts` are done. No run
-    below `run` may be without its sessions but these.
+    below `run` may be without its sessions but these. Of what there was, `version` says what still is: an event that
+    comes late for a session that a cleanup removed begins another.
     """
     parameters = {"run": run, "since": since, "through": through, "part": part, "parts": parts}
-    await engine.execute(_SESSIONS, parameters, lane=Lane.PIPELINE)
+    sql = _SESSIONS.substitute(events=version.visible("silver_events"), sessions=version.visible("sessions"))
+    await engine.execute(sql, parameters, lane=Lane.PIPELINE)

@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from string import Template
 
 from penstock.pipeline import runs
-from penstock.pipeline.cleanup import Cleaner, Progress
+from penstock.pipeline.cleanup import Cleaner
+from penstock.pipeline.purge import Progress
 from penstock.pipeline.runner import Lag, PipelineRunner
 from penstock.pipeline.runs import Rate, Run
 from penstock.pipeline.silver import CANONICAL_TYPE
@@ -14,7 +16,7 @@ from penstock.storage.engine import Engine, Row
 
 TABLES = (
     *("bronze_events", "rejected_events", "silver_events", "sessions"),
-    *("gold_kpis", "gold_events", "daily_metrics"),
+    *("gold_kpis", "gold_events", "gold_visits", "daily_metrics"),
 )
 
 # Silver rows of commits that are not in gold are of runs that did one type ahead, and so of runs behind the last full
@@ -36,9 +38,7 @@ GROUP BY type
 ORDER BY type
 """
 
-_ROWS = "\nUNION ALL\n".join(
-    f"SELECT '{table}' AS name, count() AS n FROM {table} WHERE tenant = {{tenant:String}}" for table in TABLES
-)
+_ROWS = Template("SELECT '$table' AS name, count() AS n FROM $table WHERE tenant = {tenant:String} AND $visible")
 
 _BYTES = """
 SELECT replaceRegexpOne(table, '_local$', '') AS name, sum(bytes_on_disk) AS bytes
@@ -50,7 +50,7 @@ GROUP BY name
 # The newest row of a session ends last among its rows, and of rows that end together has the highest run; so reading
 # back from the latest end meets each session's newest row first. A read of the end times alone finds out how far back
 # is far enough, and the wide columns are read only from there.
-_RECENT_SESSIONS = """
+_RECENT_SESSIONS = Template("""
 SELECT *
 FROM
 (
@@ -58,14 +58,14 @@ FROM
         actor, session_id, site_id, visitor, start_time, end_time, page_views, events, landing_page, exit_page,
         utm_source, utm_medium, utm_campaign, converted, deleted
     FROM sessions
-    WHERE tenant = {tenant:String} AND run <= {run:Int64} AND end_time >=
+    WHERE tenant = {tenant:String} AND $visible AND end_time >=
     (
         SELECT min(end_time)
         FROM
         (
             SELECT end_time
             FROM sessions
-            WHERE tenant = {tenant:String} AND run <= {run:Int64}
+            WHERE tenant = {tenant:String} AND $visible
                 AND ({site_id:String} = '' OR site_id = {site_id:String})
             ORDER BY end_time DESC
             LIMIT {rows:UInt64}
@@ -77,7 +77,7 @@ FROM
 WHERE NOT deleted AND ({site_id:String} = '' OR site_id = {site_id:String})
 ORDER BY end_time DESC, session_id, actor
 LIMIT {limit:UInt32}
-"""
+""")
 _ROWS_A_SESSION = 50  # how many rows of sessions to go back for each that is asked for, at first
 _ALL_ROWS = 2**62
 
@@ -106,7 +106,7 @@ class TableSize:
     """How large a table is."""
 
     name: str
-    rows: int  # of the tenant
+    rows: int  # of the tenant, as readers see them
     bytes: int  # of all tenants, on disk
 
 
@@ -151,10 +151,11 @@ class StatusReader:
 
     async def recent_sessions(self, tenant: str, limit: int, site_id: str) -> list[Session]:
         """The sessions that ended last, newest first; of one site when `site_id` is given."""
-        parameters = {"tenant": tenant, "run": self._log.gold.run, "site_id": site_id, "limit": limit}
-        found = await self._engine.rows(_RECENT_SESSIONS, {**parameters, "rows": limit * _ROWS_A_SESSION})
+        sql = _RECENT_SESSIONS.substitute(visible=self._log.version.visible("sessions"))
+        parameters = {"tenant": tenant, "site_id": site_id, "limit": limit}
+        found = await self._engine.rows(sql, {**parameters, "rows": limit * _ROWS_A_SESSION})
         if len(found) < limit:
-            found = await self._engine.rows(_RECENT_SESSIONS, {**parameters, "rows": _ALL_ROWS})
+            found = await self._engine.rows(sql, {**parameters, "rows": _ALL_ROWS})
         return [_session(row) for row in found]
 
     async def _unprocessed(self, tenant: str) -> dict[str, int]:
@@ -167,7 +168,10 @@ class StatusReader:
         return {row["type"]: int(row["n"]) for row in found}
 
     async def _tables(self, tenant: str) -> list[TableSize]:
-        rows = {row["name"]: int(row["n"]) for row in await self._engine.rows(_ROWS, {"tenant": tenant})}
+        version = self._log.version
+        counts = (_ROWS.substitute(table=table, visible=version.visible(table)) for table in TABLES)
+        found = await self._engine.rows("\nUNION ALL\n".join(counts), {"tenant": tenant})
+        rows = {row["name"]: int(row["n"]) for row in found}
         sizes = {row["name"]: int(row["bytes"]) for row in await self._engine.rows(_BYTES)}
         return [TableSize(name, rows[name], sizes.get(name, 0)) for name in TABLES]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from penstock.errors import Unavailable
 from penstock.storage.commit_log import BY_RUN, CommitLog, Entry
 from penstock.storage.engine import Engine, Lane
-from penstock.storage.version import Gold
+from penstock.storage.version import Version as Seen
 
 AHEAD = 100_000  # more runs than can end while one is made beside them
 
@@ -28,7 +28,7 @@ class Version:
     """A number, given out for one attempt of a run."""
 
     run: int
-    before: Gold  # what was visible when it was given out
+    before: Seen  # what was visible when it was given out
     generation: int
 
 
@@ -88,13 +88,15 @@ class Versions:
     async def publish(self, version: Version, entry: Entry) -> None:
         """Makes the run visible; the caller holds `lock`.
 
-        Raises Unavailable when its rows may have been removed, or another server published meanwhile.
+        Raises Unavailable when its rows may have been removed, another server published meanwhile, or a cleanup removed
+        rows that it may have been made of.
         """
         async with self._log.transaction() as transaction:
-            moved = self._log.gold.run < version.before.run or self._log.gold.run >= version.run
-            if moved or (self.generation, self._log.epoch) != (version.generation, self._epoch):
+            moved = self._log.gold.run < version.before.gold.run or self._log.gold.run >= version.run
+            cleaned = self._log.version.cuts != version.before.cuts
+            if moved or cleaned or (self.generation, self._log.epoch) != (version.generation, self._epoch):
                 raise Unavailable("the run was overtaken", reason="RUN_OVERTAKEN", retry_after_s=1.0)
             await transaction.append(entry)
 
     def _version(self, run: int) -> Version:
-        return Version(run, self._log.gold, self.generation)
+        return Version(run, self._log.version, self.generation)

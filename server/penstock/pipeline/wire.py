@@ -11,7 +11,7 @@ from penstock.pipeline.runs import Run, State, Step, Trigger
 from penstock.pipeline.status import PipelineStatus, Session
 from penstock.pipeline.v1 import pipeline_pb2, pipeline_service_pb2
 
-_TRIGGERS = {
+TRIGGERS = {
     Trigger.LOOP: pipeline_pb2.Run.TRIGGER_LOOP,
     Trigger.CALL: pipeline_pb2.Run.TRIGGER_CALL,
 }
@@ -32,7 +32,7 @@ def run(made: Run) -> pipeline_pb2.Run:
         run=made.run,
         start_time=start_time,
         duration_ms=so_far_ms if made.state is State.RUNNING else made.duration_ms,
-        trigger=_TRIGGERS[made.trigger],
+        trigger=TRIGGERS[made.trigger],
         state=_STATES[made.state],
         first_commit=made.first_commit,
         last_commit=made.last_commit,
@@ -123,8 +123,11 @@ def cleaned(what: Cleaned) -> pipeline_service_pb2.CleanupResponse:
         kept_unprocessed=what.kept_unprocessed,
         commit=what.commit,
         duration_ms=what.duration_ms,
+        oldest_version=what.oldest_version,
     )
     message.cutoff.FromDatetime(what.cutoff)
+    if what.purge_time is not None:
+        message.purge_time.FromDatetime(what.purge_time)
     return message
 
 

@@ -6,15 +6,17 @@ A service is a plain object with one method an rpc, named as in the contract:
     async def WatchMetrics(self, request: WatchMetricsRequest, call: Call) -> AsyncIterator[WatchMetricsResponse]
     async def UploadEvents(self, requests: AsyncIterator[UploadEventsRequest], call: Call) -> UploadEventsResponse
 
-It raises `PenstockError`s. The edge makes the `Call`, enforces the declared bounds of the request, sets a deadline
-where the client set none, and turns errors into statuses with details.
+It raises `PenstockError`s, and does not change the request that it is given. The edge makes the `Call`, enforces the
+declared bounds of the request, sets a deadline where the client set none, and turns errors into statuses with details.
 """
 
 import asyncio
 import contextlib
+import os
 import time
-import uuid
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import lru_cache, partial
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any, TypeVar, cast
 
@@ -30,6 +32,7 @@ from penstock.access.v1 import access_pb2
 from penstock.rpc.address import client_address
 from penstock.rpc.call import Call
 from penstock.rpc.status import abort, fault, status_of
+from penstock.storage.deadline import keep_to
 
 log = structlog.get_logger()
 
@@ -38,6 +41,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_TENANT = "default"
 REQUEST_ID_CHARS_MAX = 128
 OPENING_S = 0.25
+PEERS_MAX = 4_096  # whose addresses are remembered
+REPEATED_REQUESTS_MAX = 64  # of one method, kept parsed and checked
+REPEATED_REQUEST_BYTES_MAX = 512
 
 
 class Malformed:
@@ -65,8 +71,10 @@ class Edge:
     """Binds services to a gRPC server."""
 
     def __init__(self, *, trusted_proxies: Sequence[IPv4Network | IPv6Network]) -> None:
-        self._trusted_proxies = trusted_proxies
+        self._address = partial(client_address, trusted=trusted_proxies)
+        self._peer_address = lru_cache(PEERS_MAX)(partial(self._address, forwarded_for=""))
         self._validator = Validator()
+        self._log = log.bind()  # the lazy one is bound anew with every line
 
     def handlers(self, service: ServiceDescriptor, implementation: object) -> grpc.GenericRpcHandler:
         """gRPC's handlers of all methods of `service`; raises TypeError where the implementation lacks one."""
@@ -79,7 +87,10 @@ class Edge:
             raise TypeError(f"{type(implementation).__name__} does not implement {method.full_name}")
         raw = getattr(behaviour, "raw_requests", False)
         parse = None if raw else _parser(symbol_database.Default().GetSymbol(method.input_type.full_name))
-        run = self._runner(method, behaviour)
+        if parse is not None and _repeats(method):
+            run, parse = self._runner(method, behaviour, self._remembering(parse)), None
+        else:
+            run = self._runner(method, behaviour, self._request)
         kind = ("stream" if method.client_streaming else "unary") + ("_stream" if method.server_streaming else "_unary")
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         return cast(
@@ -87,7 +98,26 @@ class Edge:
             make(run, request_deserializer=parse, response_serializer=lambda message: message.SerializeToString()),
         )
 
-    def _runner(self, method: MethodDescriptor, behaviour: Callable[..., Any]) -> Callable[..., Any]:
+    def _remembering(self, parse: Callable[[bytes], Message | Malformed]) -> Callable[[bytes], Message]:
+        """Parses and checks small requests of the same bytes once; services do not change what they are given."""
+        known: OrderedDict[bytes, Message] = OrderedDict()
+
+        def remembered(data: bytes) -> Message:
+            found = known.get(data)
+            if found is not None:
+                return found
+            found = self._request(parse(data))
+            if len(data) <= REPEATED_REQUEST_BYTES_MAX:
+                known[data] = found
+                if len(known) > REPEATED_REQUESTS_MAX:
+                    known.popitem(last=False)
+            return found
+
+        return remembered
+
+    def _runner(
+        self, method: MethodDescriptor, behaviour: Callable[..., Any], check: Callable[[Any], Message]
+    ) -> Callable[..., Any]:
         name = f"/{method.containing_service.full_name}/{method.name}"
         cost = needs_of(method).cost
         deadline_s = limits.HEAVY_DEADLINE_S if cost == access_pb2.COST_CLASS_HEAVY else limits.UNARY_DEADLINE_S
@@ -97,7 +127,7 @@ class Edge:
         def checked(request: Any) -> Any:
             if raw:
                 return request
-            return self._requests(request) if method.client_streaming else self._request(request)
+            return self._requests(request) if method.client_streaming else check(request)
 
         if method.server_streaming:
 
@@ -115,14 +145,22 @@ class Edge:
 
         async def unary(request: Any, context: grpc.aio.ServicerContext) -> Message:
             call = self._call(name, context)
-            async with self._settled(call):
+            code = "OK"
+            try:
                 response = await self._within(call, deadline_s, behaviour(checked(request), call), method)
                 took_ms = (time.perf_counter() - call.started) * 1e3
-                await context.send_initial_metadata(
-                    (("x-request-id", call.request_id), ("x-process-time", f"{took_ms:.2f}ms"))
-                )
+                metadata = (("x-request-id", call.request_id), ("x-process-time", f"{took_ms:.2f}ms"))
+                if "x-forwarded-for" in call.metadata:  # to REST they must be headers, which are a message of their own
+                    await context.send_initial_metadata(metadata)
+                else:
+                    context.set_trailing_metadata(metadata)
                 return response
-            raise AssertionError("a call that failed was aborted")
+            except BaseException as error:
+                code = _code(error)
+                await self._end(call, error)
+                raise
+            finally:
+                self._log.debug("call ended", method=name, code=code, seconds=time.perf_counter() - call.started)
 
         return unary
 
@@ -133,7 +171,7 @@ class Edge:
         if remaining is None and method.client_streaming:
             return await work  # an upload takes as long as its body
         seconds = default_s if remaining is None else remaining
-        call.deadline = time.monotonic() + seconds
+        keep_to(time.monotonic() + seconds)
         try:
             async with asyncio.timeout(seconds):
                 return await work
@@ -161,12 +199,16 @@ class Edge:
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         request_id = metadata.get("x-request-id", "")
         if not 0 < len(request_id) <= REQUEST_ID_CHARS_MAX:
-            request_id = uuid.uuid4().hex
+            request_id = os.urandom(16).hex()
         return Call(
             method=method,
             tenant=DEFAULT_TENANT,
             request_id=request_id,
-            client_address=client_address(context.peer(), metadata.get("x-forwarded-for", ""), self._trusted_proxies),
+            client_address=(
+                self._address(context.peer(), metadata["x-forwarded-for"])
+                if "x-forwarded-for" in metadata
+                else self._peer_address(context.peer())
+            ),
             user_agent=metadata.get("x-user-agent", metadata.get("user-agent", ""))[: limits.ID_CHARS_MAX],
             context=context,
             metadata=metadata,
@@ -178,22 +220,26 @@ class Edge:
         code = "OK"
         try:
             yield
-        except errors.PenstockError as error:
-            code = error.reason
-            log.info("call refused", method=call.method, request_id=call.request_id, reason=code, error=error.message)
-            await self._abort(call, error)
-        except asyncio.CancelledError:
-            code = "CANCELLED"
+        except BaseException as error:
+            code = _code(error)
+            await self._end(call, error)
             raise
-        except grpc.aio.AbortError:
-            code = "ABORTED"
-            raise
-        except Exception:
-            code = "INTERNAL"
-            log.exception("call failed", method=call.method, request_id=call.request_id, tenant=call.tenant)
-            await abort(call.context, fault(call.request_id), [("x-request-id", call.request_id)])
         finally:
-            log.debug("call ended", method=call.method, code=code, seconds=time.perf_counter() - call.started)
+            self._log.debug("call ended", method=call.method, code=code, seconds=time.perf_counter() - call.started)
+
+    async def _end(self, call: Call, error: BaseException) -> None:
+        """Aborts the call with the status of what went wrong, which raises; returns where it has ended already."""
+        match error:
+            case errors.PenstockError():
+                fields = {"method": call.method, "request_id": call.request_id}
+                self._log.info("call refused", **fields, reason=error.reason, error=error.message)
+                await self._abort(call, error)
+            case grpc.aio.AbortError():
+                pass
+            case Exception():
+                fields = {"method": call.method, "request_id": call.request_id, "tenant": call.tenant}
+                self._log.error("call failed", **fields, exc_info=error)
+                await abort(call.context, fault(call.request_id), [("x-request-id", call.request_id)])
 
     async def _abort(self, call: Call, error: errors.PenstockError) -> None:
         metadata = [("x-request-id", call.request_id)]
@@ -245,6 +291,25 @@ def _parser(message: type[Message]) -> Callable[[bytes], Message | Malformed]:
             return Malformed(str(error))
 
     return parse
+
+
+def _repeats(method: MethodDescriptor) -> bool:
+    """Whether clients are likely to send the same request again and again."""
+    unary = not method.client_streaming and not method.server_streaming
+    return unary and needs_of(method).cache != access_pb2.CACHEABILITY_NONE
+
+
+def _code(error: BaseException) -> str:
+    """How the log names what a call ended with."""
+    match error:
+        case errors.PenstockError():
+            return error.reason
+        case asyncio.CancelledError() | GeneratorExit():
+            return "CANCELLED"
+        case grpc.aio.AbortError():
+            return "ABORTED"
+        case _:
+            return "INTERNAL"
 
 
 def _path(field: Any) -> str:

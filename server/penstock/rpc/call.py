@@ -18,8 +18,3 @@ class Call:
     context: grpc.aio.ServicerContext
     metadata: dict[str, str]  # as received; of repeated keys the last
     started: float = field(default_factory=time.perf_counter)
-    deadline: float | None = None  # on the clock of time.monotonic
-
-    def remaining_s(self) -> float | None:
-        """Seconds until the deadline; None for streams, which have none of their own."""
-        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())

@@ -20,6 +20,7 @@ CODES: dict[type[errors.PenstockError], int] = {
     errors.OutOfRange: code_pb2.OUT_OF_RANGE,
     errors.TakenOver: code_pb2.ABORTED,
     errors.Overloaded: code_pb2.RESOURCE_EXHAUSTED,
+    errors.TooCostly: code_pb2.RESOURCE_EXHAUSTED,
     errors.Unavailable: code_pb2.UNAVAILABLE,
     errors.TimedOut: code_pb2.DEADLINE_EXCEEDED,
 }

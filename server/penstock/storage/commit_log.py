@@ -15,7 +15,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -26,16 +26,20 @@ from penstock.errors import OutOfRange, PenstockError, Unavailable
 from penstock.storage.engine import Engine, Lane, Row
 from penstock.storage.lease import Lease
 from penstock.storage.payload import literal
-from penstock.storage.version import Gold, Version
+from penstock.storage.removals import OPERATIONS as REMOVING
+from penstock.storage.removals import Removals, parsed
+from penstock.storage.version import Cut, Gold, Version
 
 log = structlog.get_logger()
 
 BY_COMMIT = ("bronze_events", "rejected_events", "rejected_replays", "daily_metrics")
-BY_RUN = ("silver_events", "silver_ids", "sessions", "gold_kpis", "gold_events")
+BY_RUN = ("silver_events", "silver_ids", "sessions", "gold_kpis", "gold_events", "gold_visits")
 CHECKPOINT_EVERY_COMMITS = 2_000
+VERSIONS_KNOWN_MAX = 1_000
 
 _STATE = """
 SELECT
+    min(commit) AS first,
     max(commit) AS head,
     max(time) AS head_time,
     maxIf(commit, operation = 'append') AS last_append,
@@ -47,15 +51,22 @@ SELECT
 FROM commits
 """
 _AS_OF = """
-WITH (SELECT max(commit) FROM commits WHERE {condition}) AS version
+WITH (SELECT max(commit) FROM commits WHERE commit <= {{head:Int64}} AND {condition}) AS version
 SELECT
     version AS head,
+    max(time) AS head_time,
     maxIf(commit, operation = 'etl' AND run > 0) AS gold_commit,
     argMaxIf(run, commit, operation = 'etl' AND run > 0) AS gold_run,
     argMaxIf(last_commit, commit, operation = 'etl' AND run > 0) AS gold_last_commit,
     argMaxIf(time, commit, operation = 'etl' AND run > 0) AS gold_time
 FROM commits
 WHERE commit <= version
+"""
+_REMOVED = f"""
+SELECT commit, time, operation, detail
+FROM commits
+WHERE operation IN {REMOVING} AND commit <= {{head:Int64}}
+ORDER BY commit
 """
 _HEAD = "SELECT max(commit) AS head FROM commits"
 _FIND = "SELECT epoch, toUnixTimestamp64Micro(time) AS micros FROM commits WHERE commit = {commit:Int64}"
@@ -140,14 +151,23 @@ class CommitLog:
         self._last_time = datetime.fromtimestamp(0, UTC)
         self._checkpoint = 0
         self.epoch = -1  # of the lease under which this process made the log whole, 0 without a lease; -1: not yet
+        self.first = 0  # the oldest commit; 0 before it
         self.head = 0  # the newest commit of any kind
+        self.head_time: datetime | None = None
         self.last_append = 0  # the newest commit of events
         self.gold = Gold()
+        self.removals = Removals()
+        self._cuts: tuple[Cut, ...] = ()
+        self._known: dict[int, Version] = {}  # older versions that were asked for, without their cuts
 
     @property
     def version(self) -> Version:
         """What readers see now."""
-        return Version(self.head, self.gold)
+        return Version(self.head, self.gold, self._cuts, self.head_time)
+
+    def oldest_version(self, tenant: str | None = None) -> int:
+        """The oldest version of which every row is still on disk, of one tenant or of all; 0 in an empty log."""
+        return max(self.first, self.removals.oldest_version(tenant))
 
     @property
     def leads(self) -> bool:
@@ -230,18 +250,44 @@ class CommitLog:
                 await self.refresh()
             await asyncio.sleep(limits.FOLLOW_INTERVAL_S)
 
-    async def as_of(self, *, commit: int | None = None, time: datetime | None = None) -> Version:
+    async def as_of(
+        self, *, commit: int | None = None, time: datetime | None = None, tenant: str | None = None
+    ) -> Version:
         """What readers saw at a commit, or at a time: then, of the last commit at or before it.
 
-        Raises OutOfRange (VERSION_NOT_FOUND) for a commit that is not in the log, or a time before its first.
+        Raises OutOfRange: VERSION_NOT_FOUND for a commit that is not in the log, or a time before its first;
+        VERSION_REMOVED when rows of it were deleted from disk, of `tenant`, or without one of any.
         """
+        if commit is not None and commit > self.head:
+            await self.refresh()
+        if commit == self.head > 0:
+            return self.version
+        known = self._known.get(commit or 0)
+        if known is None:
+            known = await self._resolved(commit, time)
+        oldest = self.oldest_version(tenant)
+        if known.commit < oldest:
+            raise OutOfRange(
+                f"version {known.commit} can no longer be read, because rows of it were deleted; the oldest that can is"
+                f" {oldest}",
+                reason="VERSION_REMOVED",
+                metadata={"oldest_version": str(oldest)},
+            )
+        return replace(known, cuts=self.removals.cuts(known.commit))
+
+    async def _resolved(self, commit: int | None, time: datetime | None) -> Version:
+        """The version at a commit or time, but for its cuts. What it shows of silver and gold never changes."""
         condition = "commit = {commit:Int64}" if time is None else "time <= {time:DateTime64(6, 'UTC')}"
         bounds = {"commit": commit} if time is None else {"time": _text(time)}
-        found = (await self._engine.rows(_AS_OF.format(condition=condition), bounds))[0]
-        if not found["head"]:
+        found = (await self._engine.rows(_AS_OF.format(condition=condition), {**bounds, "head": self.head}))[0]
+        version = int(found["head"])
+        if not version:
             wanted = f"version {commit}" if time is None else f"version at or before {time.isoformat()}"
-            raise OutOfRange(f"there is no {wanted}", reason="VERSION_NOT_FOUND")
-        return Version(int(found["head"]), _gold(found))
+            raise OutOfRange(f"there is no {wanted}; the newest is {self.head}", reason="VERSION_NOT_FOUND")
+        if len(self._known) >= VERSIONS_KNOWN_MAX:
+            self._known.clear()
+        self._known[version] = Version(version, _gold(found), time=_utc(found["head_time"]))
+        return self._known[version]
 
     async def next_offset(self, tenant: str, stream_id: str) -> tuple[int, int]:
         """The offset of the stream's next row, and the last commit that moved it; (0, 0) for one never written."""
@@ -310,12 +356,23 @@ class CommitLog:
 
     async def _read(self) -> None:
         state = (await self._engine.rows(_STATE))[0]
+        removals = Removals()
+        for row in await self._engine.rows(_REMOVED, {"head": state["head"]}):
+            removals = removals.then(row["commit"], _utc(row["time"]), row["operation"], parsed(row["detail"]))
+        # Nothing is awaited between these, so that no reader sees a part of them.
+        self.first = int(state["first"])
         self.head = int(state["head"])
+        self.head_time = _utc(state["head_time"]) if self.head else None
         self._last_tried = max(self._last_tried, self.head)
         self._last_time = max(self._last_time, _utc(state["head_time"]))
         self.last_append = int(state["last_append"])
         self._checkpoint = int(state["checkpoint"])
         self.gold = _gold(state)
+        self._set_removals(removals)
+
+    def _set_removals(self, removals: Removals) -> None:
+        self.removals = removals
+        self._cuts = removals.cuts(self.head)
 
     async def _notify(self) -> None:
         async with self._moved:
@@ -334,11 +391,15 @@ class CommitLog:
                 raise Unavailable(
                     "another server took over before the commit was written", reason="NOT_LEADER", retry_after_s=1.0
                 )
+        self.first = self.first or commit
         self.head = commit
+        self.head_time = time
         if entry.operation == "append":
             self.last_append = commit
         if entry.operation == "etl":
             self.gold = Gold(entry.run, entry.last_commit, commit, time)
+        if entry.operation in REMOVING:
+            self._set_removals(self.removals.then(commit, time, entry.operation, entry.detail))
 
 
 def _values(commit: int, time: datetime, entry: Entry, epoch: int) -> str:

@@ -5,6 +5,7 @@ pipeline never wait for each other's handle.
 """
 
 import asyncio
+import contextlib
 import itertools
 import threading
 import uuid
@@ -25,6 +26,7 @@ from penstock.settings import Settings
 from penstock.storage import connection
 from penstock.storage import payload as payloads
 from penstock.storage.connection import CONNECT_S
+from penstock.storage.deadline import within
 from penstock.storage.failures import outcome_is_known, translated
 from penstock.storage.payload import EmbeddedSource, HttpSource, Payload, PayloadSource, Write, literal
 
@@ -244,6 +246,8 @@ class ClickHouseEngine:
 
     def _submit(self, lane: Lane, work: Callable[[Client], T], timeout_s: float | None) -> Future[T]:
         wanted = timeout_s or _LANE_SECONDS[lane]
+        if lane is Lane.READ:  # what was begun on the others is to be finished
+            wanted = within(wanted)
         seconds = next((s for s in _SECONDS if s >= wanted), _SECONDS[-1])
         return self._lanes[lane].submit(self._translated, work, seconds)
 
@@ -251,7 +255,21 @@ class ClickHouseEngine:
         try:
             return work(self._client(seconds))
         except ClickHouseError as error:
+            if self._remote is None:
+                self._replace_client()
             raise translated(error) from error
+
+    def _replace_client(self) -> None:
+        """Gives up this thread's handle: what a failed statement had written already, chDB puts before the result of
+        the handle's next one."""
+        spoiled: Client | None = getattr(self._local, "client", None)
+        self._local.client = None
+        if spoiled is not None:
+            with contextlib.suppress(ClickHouseError):
+                # First, because the engine lives as long as one handle does.
+                self._spare.append(self._opened())
+                self._clients.remove(spoiled)
+                spoiled.close()
 
     def _client(self, seconds: float) -> Client:
         """This thread's handle, its statements bounded to `seconds`.
@@ -265,8 +283,7 @@ class ClickHouseEngine:
             try:
                 client = self._spare.pop()
             except IndexError:
-                client = self._connect()
-                self._clients.append(client)
+                client = self._opened()
             self._local.client = client
             self._local.seconds = 0.0
         if self._local.seconds != seconds:
@@ -274,6 +291,11 @@ class ClickHouseEngine:
             if isinstance(client, HttpClient):
                 client.timeout = Timeout(connect=CONNECT_S, read=seconds + ANSWER_S)
             self._local.seconds = seconds
+        return client
+
+    def _opened(self) -> Client:
+        client = self._connect()
+        self._clients.append(client)
         return client
 
 

@@ -18,6 +18,8 @@ CREATE TABLE @schema_versions
 ENGINE = @engine
 ORDER BY version
 """
+_INSERT = re.compile(r"INSERT INTO @\w+\n.*", re.DOTALL)
+_CHANGE = re.compile(r"(?P<verb>TRUNCATE TABLE|ALTER TABLE) @(?P<name>\w+)(?P<rest>.*)", re.DOTALL)
 _CREATE = re.compile(r"CREATE TABLE @(?P<name>\w+)\n(?P<columns>\(.*?\n\))\nENGINE = @engine(?P<rest>.*)", re.DOTALL)
 # A cluster keeps a tenant's rows together, so that its joins and uniques stay on one shard.
 _SHARDED_BY_TENANT = re.compile(r"^    tenant ", re.MULTILINE)
@@ -43,9 +45,15 @@ def statements(text: str, *, cluster: str, durable: bool) -> list[str]:
         if not cluster:
             made.append(re.sub(r"@engine", "MergeTree", statement).replace("@", ""))
             continue
+        if _INSERT.fullmatch(statement):
+            made.append(statement.replace("@", ""))
+            continue
+        if change := _CHANGE.fullmatch(statement):
+            made.append(f"{change['verb']} {change['name']}_local ON CLUSTER '{cluster}'{change['rest']}")
+            continue
         match = _CREATE.fullmatch(statement)
         if match is None:
-            raise ValueError(f"a migration may only create tables: {statement[:80]}")
+            raise ValueError(f"a migration cannot do this: {statement[:80]}")
         name, columns, rest = match["name"], match["columns"], match["rest"]
         replicated = f"ReplicatedMergeTree('/clickhouse/tables/{{shard}}/{{database}}/{name}', '{{replica}}')"
         made.append(f"CREATE TABLE {name}_local ON CLUSTER '{cluster}'\n{columns}\nENGINE = {replicated}{rest}")

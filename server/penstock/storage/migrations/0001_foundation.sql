@@ -6,7 +6,7 @@ CREATE TABLE @commits
 (
     commit       Int64,
     time         DateTime64(6, 'UTC'),
-    operation    LowCardinality(String),          -- append, etl, daily, cleanup, checkpoint
+    operation    LowCardinality(String),          -- append, etl, daily, cleanup, purge, purged, checkpoint
     run          Int64,                           -- etl: the run whose silver and gold rows become visible
     first_commit Int64,                           -- etl: the commits of events that the run read
     last_commit  Int64,

@@ -1,0 +1,130 @@
+"""Looking back: the rows of a table exactly as they were at a version."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+
+from penstock import limits
+from penstock.errors import InvalidInput, invalid_field
+from penstock.pipeline.filters import bound_value, condition, micros
+from penstock.pipeline.tables import Kind, Table
+from penstock.rpc.tokens import token, values_of
+from penstock.storage.commit_log import CommitLog
+from penstock.storage.engine import Engine, Row
+from penstock.storage.version import Version
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A version by its number or by a time; neither is now."""
+
+    version: int = 0
+    time: datetime | None = None
+
+    @property
+    def is_now(self) -> bool:
+        """Whether it names neither."""
+        return not self.version and self.time is None
+
+
+@dataclass(frozen=True, slots=True)
+class DataPage:
+    """Rows as of a version; with an empty token the last."""
+
+    version: int
+    time: datetime | None  # of the version; None before the first commit
+    table: Table
+    rows: Sequence[Row]
+    next_token: str
+
+
+async def resolve(log: CommitLog, tenant: str, moment: Moment, fields: tuple[str, str]) -> Version:
+    """The version that a moment names; `fields` are what the request calls number and time.
+
+    Raises InvalidInput (INVALID_VERSION) where both are given, OutOfRange (VERSION_NOT_FOUND, VERSION_REMOVED).
+    """
+    if moment.version and moment.time is not None:
+        raise invalid_field(fields[1], f"goes without {fields[0]}", reason="INVALID_VERSION")
+    if moment.is_now:
+        return log.version
+    if moment.time is not None:
+        return await log.as_of(time=moment.time, tenant=tenant)
+    return await log.as_of(commit=moment.version, tenant=tenant)
+
+
+class DataReader:
+    """Reads tables as of a version."""
+
+    def __init__(self, engine: Engine, log: CommitLog) -> None:
+        self._engine = engine
+        self._log = log
+
+    async def page(
+        self,
+        tenant: str,
+        table: Table,
+        moment: Moment,
+        *,
+        asked: str = "",
+        limit: int = 0,
+        page_token: str = "",
+    ) -> DataPage:
+        """A page of the rows for which the filter `asked` holds.
+
+        Raises InvalidInput for a filter or token that cannot be read, and as `resolve`.
+        """
+        size = limit or limits.PAGE_ROWS_DEFAULT
+        kind = f"data:{table.name}:{hashlib.blake2s(asked.encode(), digest_size=6).hexdigest()}"
+        chosen = condition(asked, table)
+        behind = "1"
+        keys: Mapping[str, int | float | str] = {}
+        if page_token:
+            number, behind, keys = _behind(table, kind, page_token)
+            moment = Moment(version=number)
+        version = await resolve(self._log, tenant, moment, ("version", "timestamp"))
+        parameters = {"tenant": tenant, "limit": size + 1, **chosen.parameters, **keys}
+        sql = table.sql(version, f"{chosen.sql} AND {behind}", chosen.names)
+        rows = await self._engine.rows(sql, parameters)
+        next_token = ""
+        if len(rows) > size:
+            next_token = token(kind, [version.commit, *(_key(rows[size - 1][name]) for name in table.order)])
+        return DataPage(version.commit, version.time, table, rows[:size], next_token)
+
+
+def _key(value: object) -> int | str:
+    """A value of the order as a page token keeps it."""
+    if isinstance(value, datetime):
+        return micros(value.replace(tzinfo=UTC))
+    if isinstance(value, date):
+        return value.isoformat()
+    return value if isinstance(value, int) else str(value)
+
+
+def _behind(table: Table, kind: str, page_token: str) -> tuple[int, str, dict[str, int | float | str]]:
+    """The version of a page token, and where the page begins: as SQL, and what that binds."""
+    wrong = invalid_field(
+        "page_token", "is not one that this method gave for this table and filter", reason="INVALID_PAGE_TOKEN"
+    )
+    kinds = [column.kind for name in table.order if (column := table.column(name)) is not None]
+    shape = [int if each in (Kind.INTEGER, Kind.TIMESTAMP) else str for each in kinds]
+    version, *values = values_of(kind, page_token, [int, *shape], wrong)
+    bound: list[str] = []
+    parameters: dict[str, int | float | str] = {}
+    for nth, (each, value) in enumerate(zip(kinds, values, strict=True)):
+        sql, said = _bound_key(each, value, f"key_{nth}", wrong)
+        bound.append(sql)
+        parameters[f"key_{nth}"] = said
+    than = "<" if table.descending else ">"
+    # The first column by itself is what the index finds the place by.
+    behind = f"{table.order[0]} {than}= {bound[0]} AND ({', '.join(table.order)}) {than} ({', '.join(bound)})"
+    return int(version), behind, parameters
+
+
+def _bound_key(kind: Kind, value: int | str, name: str, wrong: InvalidInput) -> tuple[str, int | float | str]:
+    if kind is Kind.TIMESTAMP:
+        return f"fromUnixTimestamp64Micro({{{name}:Int64}}, 'UTC')", value
+    try:
+        return bound_value(kind, str(value), name)
+    except ValueError as error:
+        raise wrong from error
