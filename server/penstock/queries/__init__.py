@@ -1,0 +1,1 @@
+"""SQL over the tenant's views, behind a gate."""
