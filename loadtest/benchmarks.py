@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from loadtest import endurance, ingest, latency, unary
+from loadtest import endurance, ingest, kpis, latency, quality_anomalies, quality_forecasts, sql, timetravel, unary
 from loadtest.ingest import Shape
 from loadtest.result import Result
 from loadtest.scale import FULL, LONG, QUICK, QUICK_LONG, Scale
@@ -42,6 +42,21 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     ),
     "metrics_unary": Benchmark("GetMetrics from the cache, 8 at once", unary.metrics_unary),
     "empty_rpc": Benchmark("an empty call, 8 at once", unary.empty_rpc),
+    "kpis_query_month": Benchmark("kpis:query over a month by day and two dimensions", kpis.kpis_query_month),
+    "metrics_cached": Benchmark("GetMetrics and the trends from memory, 8 clients", kpis.metrics_cached),
+    "trend_uncached": Benchmark("GetMetrics and the trends, none asked before, 8 clients", kpis.trend_uncached),
+    "timetravel_read": Benchmark("pages of gold and silver as of older versions", timetravel.timetravel_read),
+    "anomaly_nab": Benchmark("anomalies found in the Numenta benchmark's series", quality_anomalies.anomaly_nab),
+    "forecast_m4_hourly": Benchmark(
+        "error of forecasts of M4's hourly series, a file of which is needed",
+        quality_forecasts.forecast_m4_hourly,
+        LONG,
+        QUICK_LONG,
+        in_all=False,
+    ),
+    "sql_gate_overhead": Benchmark("what the gate adds to a statement", sql.sql_gate_overhead),
+    "sql_validate": Benchmark("a validation, the gate and the engine's types", sql.sql_validate),
+    "sql_aggregate_5m": Benchmark("SQL aggregations over 5 million events", sql.sql_aggregate_5m),
     "memory": Benchmark("RSS over a long run at 200,000 rows/s", endurance.memory, LONG, QUICK_LONG, in_all=False),
     "flood": Benchmark("RSS while 10 million rows rush in", endurance.flood, LONG, QUICK_LONG, in_all=False),
 }

@@ -17,7 +17,7 @@ from pathlib import Path
 from loadtest.scale import Scale
 from penstock.pipeline.runner import PipelineRunner
 from penstock.settings import Settings
-from penstock.storage.commit_log import CommitLog, Entry
+from penstock.storage.commit_log import Advance, CommitLog, Entry
 from penstock.storage.engine import Lane, open_engine
 from penstock.storage.schema import migrate, migrations
 
@@ -86,8 +86,9 @@ def month(scale: Scale) -> Path:
     made_by = [Path(__file__).read_text("utf-8"), *(text for _, _, text in migrations()), str(scale.events)]
     folder = FOLDER / hashlib.sha256("".join(made_by).encode()).hexdigest()[:12]
     if not folder.exists():
+        for left in FOLDER.glob("*.partial"):
+            shutil.rmtree(left, ignore_errors=True)
         partial = folder.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
         # In a process of its own, because one process opens one data folder.
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             pool.submit(_make, partial, scale.events).result()
@@ -100,7 +101,7 @@ def _make(folder: Path, events: int) -> None:
 
 
 async def _fill(folder: Path, events: int) -> None:
-    settings = Settings(data_dir=folder, fsync=False)
+    settings = Settings.model_validate({"data_dir": folder, "fsync": False})
     engine = open_engine(settings)
     try:
         await migrate(engine, settings)
@@ -114,7 +115,8 @@ async def _fill(folder: Path, events: int) -> None:
                     "commit": transaction.commit, "time": transaction.time.strftime("%Y-%m-%d %H:%M:%S.%f"),
                 }  # fmt: skip
                 await engine.execute(_ROWS, bounds, lane=Lane.COMMIT)
-                await transaction.append(Entry("append", rows=rows))
+                advance = Advance("default", "month", first, first + rows, rows, 0)
+                await transaction.append(Entry("append", rows=rows, streams=[advance]))
         runner = PipelineRunner(engine, log, settings)
         await runner.open()
         await runner.run()

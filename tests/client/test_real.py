@@ -173,7 +173,18 @@ async def test_pipeline_and_kpis(client: penstock.Client) -> None:
     assert (await client.pipeline.operation(operation.id)).name == operation.name
     await client.pipeline.process("page_view")
     assert (await client.pipeline.status()).lag_commits == 0
-    assert (await client.pipeline.cleanup(dry_run=True)).dry_run
+    assert (await client.pipeline.cleanup()).dry_run
+    versions = [each async for each in client.pipeline.history("gold")]
+    assert versions[0].version > versions[-1].version or len(versions) == 1
+    mine = f'site_id = "{site}"'
+    events = [row async for row in client.pipeline.data("silver", where=mine, page_size=3)]
+    assert len(events) == (await client.events.count(site_id=site)).total
+    assert all(isinstance(row["event_time"], datetime) and isinstance(row["commit"], int) for row in events)
+    before = versions[-1].version - 1
+    assert [row async for row in client.pipeline.data("gold", version=before, where=mine)] == []
+    assert site in [window.site_id for window in (await client.pipeline.diff(from_version=before)).windows]
+    with pytest.raises(penstock.OutOfRange):
+        _ = [row async for row in client.pipeline.data("gold", version=10**9)]
     with pytest.raises(penstock.NotFound):
         await client.pipeline.operation("none")
 

@@ -6,7 +6,12 @@ from typing import Any
 import pytest
 
 from penstock.kpis.catalog import load_catalog
+from penstock.kpis.moment import Moments
+from penstock.kpis.own_metrics import Catalogs
+from penstock.kpis.query import KpiQueries
 from penstock.kpis.reader import KpiReader
+from penstock.kpis.series import SeriesReader
+from penstock.kpis.trends import TrendReader
 from penstock.settings import Settings
 from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import ClickHouseEngine, Row
@@ -39,6 +44,36 @@ def gold(engine: ClickHouseEngine, commit_log: CommitLog) -> Gold:
 def reader(engine: ClickHouseEngine, commit_log: CommitLog, settings: Settings, clock: Clock) -> KpiReader:
     """A reader of it."""
     return KpiReader(engine, commit_log, settings, load_catalog(), clock)
+
+
+@pytest.fixture
+def moments(commit_log: CommitLog, clock: Clock) -> Moments:
+    """Now, by that clock, and before."""
+    return Moments(commit_log, clock)
+
+
+@pytest.fixture
+def catalogs(engine: ClickHouseEngine, commit_log: CommitLog) -> Catalogs:
+    """The tenants' catalogues."""
+    return Catalogs(engine, commit_log, load_catalog())
+
+
+@pytest.fixture
+def series(engine: ClickHouseEngine, catalogs: Catalogs, settings: Settings) -> SeriesReader:
+    """A reader of series."""
+    return SeriesReader(engine, catalogs, settings.currency)
+
+
+@pytest.fixture
+def trends(series: SeriesReader, catalogs: Catalogs, settings: Settings) -> TrendReader:
+    """A reader of trends."""
+    return TrendReader(series, catalogs, settings.currency)
+
+
+@pytest.fixture
+def queries(engine: ClickHouseEngine, catalogs: Catalogs, settings: Settings) -> KpiQueries:
+    """What answers kpis:query."""
+    return KpiQueries(engine, catalogs, settings.currency)
 
 
 def statements_of(engine: ClickHouseEngine, monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -8,8 +8,10 @@ from decimal import Decimal
 
 import pytest
 
-from penstock.kpis.reader import CONVERSION_METRICS, REVENUE_METRICS, WINDOW_METRICS, KpiReader
+from penstock.kpis.moment import Moments
+from penstock.kpis.reader import WINDOW_METRICS, KpiReader
 from penstock.kpis.trend import Course
+from penstock.kpis.trends import CONVERSION_METRICS, REVENUE_METRICS, TrendReader
 from penstock.kpis.windows import Scope
 from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import ClickHouseEngine
@@ -58,7 +60,7 @@ async def test_windows_equal_a_computation_from_the_events(gold: Gold, reader: K
             assert latest.reason == ""
 
 
-async def test_trends_equal_a_computation_from_the_events(gold: Gold, reader: KpiReader) -> None:
+async def test_trends_equal_a_computation_from_the_events(gold: Gold, trends: TrendReader, moments: Moments) -> None:
     events = shopping(4, 1_000, 2 * DAY)
     for part in range(3):
         await gold.run(events[part::3])
@@ -70,7 +72,7 @@ async def test_trends_equal_a_computation_from_the_events(gold: Gold, reader: Kp
             starts = sorted({event.time // length * length for event in mine})[-limit:]
             values = {start: expected(events, start, start + length, site_id=site_id) for start in starts}
 
-            conversion = await reader.conversion(Scope("default", site_id, minutes), limit)
+            conversion = await trends.conversion(Scope("default", site_id, minutes), limit, moments.now())
             assert [int(point.start.timestamp()) for point in conversion.points] == starts
             for point in conversion.points:
                 wanted = values[int(point.start.timestamp())]
@@ -81,7 +83,7 @@ async def test_trends_equal_a_computation_from_the_events(gold: Gold, reader: Kp
             assert conversion.rated == len(rates)
             assert conversion.average == pytest.approx(sum(rates) / len(rates))
 
-            revenue = await reader.revenue(Scope("default", site_id, minutes), limit)
+            revenue = await trends.revenue(Scope("default", site_id, minutes), limit, moments.now())
             assert [int(point.start.timestamp()) for point in revenue.points] == starts
             for revenue_point in revenue.points:
                 wanted = values[int(revenue_point.start.timestamp())]
@@ -92,28 +94,32 @@ async def test_trends_equal_a_computation_from_the_events(gold: Gold, reader: Kp
             assert revenue.average == revenue.total / len(starts)
 
 
-async def test_windows_of_a_series_lie_apart_as_far_as_they_like(gold: Gold, reader: KpiReader) -> None:
+async def test_windows_of_a_series_lie_apart_as_far_as_they_like(
+    gold: Gold, trends: TrendReader, moments: Moments
+) -> None:
     times = [NOON - 300 * DAY, NOON - 299 * DAY, NOON - HOUR, NOON - 1]
     await gold.run([Event(time, visitor="v") for time in times])
-    points = (await reader.conversion(EVERYTHING, 3)).points
+    points = (await trends.conversion(EVERYTHING, 3, moments.now())).points
     assert [int(point.start.timestamp()) for point in points] == [time // MINUTE * MINUTE for time in times[1:]]
 
 
-async def test_an_answer_is_of_the_version_that_is_visible(gold: Gold, reader: KpiReader) -> None:
+async def test_an_answer_is_of_the_version_that_is_visible(
+    gold: Gold, reader: KpiReader, trends: TrendReader, moments: Moments
+) -> None:
     await gold.run([Event(NOON, visitor="first")])
     unseen = await gold.write([Event(NOON, visitor="second"), Event(NOON + MINUTE, "purchase", amount=Decimal(9))])
 
     before = await reader.latest(EVERYTHING)
     assert before.window is not None
     assert (before.window.active_users, before.window.orders, before.gold.run) == (1, 0, 1)
-    assert (await reader.revenue(EVERYTHING, 60)).total == 0
+    assert (await trends.revenue(EVERYTHING, 60, moments.now())).total == 0
 
     await gold.show(unseen)
     after = await reader.latest(EVERYTHING)
     assert after.window is not None
     assert (after.window.start.timestamp(), after.window.orders, after.gold.run) == (NOON + MINUTE, 1, 2)
     assert after.recent_events == {"page_view": 2, "purchase": 1}
-    assert (await reader.revenue(EVERYTHING, 60)).total == 9
+    assert (await trends.revenue(EVERYTHING, 60, moments.now())).total == 9
 
 
 async def test_amounts_in_other_currencies_are_not_added(gold: Gold, reader: KpiReader) -> None:
@@ -131,7 +137,11 @@ async def test_amounts_in_other_currencies_are_not_added(gold: Gold, reader: Kpi
 
 
 async def test_a_skewed_event_does_not_move_the_window_into_the_future(
-    gold: Gold, reader: KpiReader, clock: Clock
+    gold: Gold,
+    reader: KpiReader,
+    clock: Clock,
+    trends: TrendReader,
+    moments: Moments,
 ) -> None:
     clock.now = NOON + 30.0
     ahead = NOON + HOUR
@@ -139,14 +149,17 @@ async def test_a_skewed_event_does_not_move_the_window_into_the_future(
     only = await reader.latest(EVERYTHING)
     assert only.window is not None
     assert only.window.start.timestamp() == ahead
-    assert len((await reader.conversion(EVERYTHING, 60)).points) == 1
+    assert len((await trends.conversion(EVERYTHING, 60, moments.now())).points) == 1
 
     await gold.run([Event(NOON, visitor="on time"), Event(NOON - MINUTE, visitor="on time")])
     latest = await reader.latest(EVERYTHING)
     assert latest.window is not None
     assert latest.window.start.timestamp() == NOON
     assert latest.recent_events == {"page_view": 2}
-    assert [p.start.timestamp() for p in (await reader.conversion(EVERYTHING, 60)).points] == [NOON - MINUTE, NOON]
+    assert [p.start.timestamp() for p in (await trends.conversion(EVERYTHING, 60, moments.now())).points] == [
+        NOON - MINUTE,
+        NOON,
+    ]
 
     clock.now = ahead + 5.0  # its minute has come, though gold is the same
     latest = await reader.latest(EVERYTHING)
@@ -154,12 +167,14 @@ async def test_a_skewed_event_does_not_move_the_window_into_the_future(
     assert latest.window.start.timestamp() == ahead
 
 
-async def test_no_data_is_an_answer_with_a_reason(gold: Gold, reader: KpiReader) -> None:
+async def test_no_data_is_an_answer_with_a_reason(
+    gold: Gold, reader: KpiReader, trends: TrendReader, moments: Moments
+) -> None:
     assert (await reader.latest(EVERYTHING)).reason == "no events yet"
-    conversion = await reader.conversion(EVERYTHING, 60)
+    conversion = await trends.conversion(EVERYTHING, 60, moments.now())
     assert (conversion.points, conversion.average, conversion.trend.p_value) == ([], None, None)
     assert (conversion.reason, conversion.trend.course) == ("no events yet", Course.STABLE)
-    revenue = await reader.revenue(EVERYTHING, 60)
+    revenue = await trends.revenue(EVERYTHING, 60, moments.now())
     assert (revenue.points, revenue.total, revenue.average, revenue.reason) == ([], 0, None, "no events yet")
 
     await gold.commit()
@@ -167,16 +182,20 @@ async def test_no_data_is_an_answer_with_a_reason(gold: Gold, reader: KpiReader)
 
     await gold.run([Event(NOON)])
     assert (await reader.latest(Scope("default", "nowhere", 1))).reason == "no events of this site yet"
-    assert (await reader.revenue(Scope("default", "nowhere", 1), 60)).reason == "no events of this site yet"
+    assert (
+        await trends.revenue(Scope("default", "nowhere", 1), 60, moments.now())
+    ).reason == "no events of this site yet"
     assert (await reader.latest(Scope("nobody", "", 1))).reason == "no events yet"
 
 
-async def test_a_window_without_views_has_no_rate(gold: Gold, reader: KpiReader) -> None:
+async def test_a_window_without_views_has_no_rate(
+    gold: Gold, reader: KpiReader, trends: TrendReader, moments: Moments
+) -> None:
     await gold.run([Event(NOON, "purchase", "a", amount=Decimal(1)), Event(NOON + MINUTE, "purchase", "a")])
     window = (await reader.latest(EVERYTHING)).window
     assert window is not None
     assert window.conversion_rate is None
-    conversion = await reader.conversion(EVERYTHING, 60)
+    conversion = await trends.conversion(EVERYTHING, 60, moments.now())
     assert (conversion.average, conversion.rated, conversion.trend.p_value) == (None, 0, None)
     assert [point.conversion_rate for point in conversion.points] == [None, None]
 

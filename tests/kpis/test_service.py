@@ -9,10 +9,19 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from penstock.kpis.catalog import load_catalog
+from penstock.kpis.feature_export import FeatureExport
+from penstock.kpis.features import FeatureReader
 from penstock.kpis.feed import KpiFeed
+from penstock.kpis.latency import LatencyReader
+from penstock.kpis.moment import Moments
+from penstock.kpis.outlooks import Outlooks
+from penstock.kpis.own_metrics import Catalogs
+from penstock.kpis.quality import QualityReader
+from penstock.kpis.query import KpiQueries
 from penstock.kpis.reader import KpiReader
+from penstock.kpis.series import SeriesReader
 from penstock.kpis.service import KpiService
+from penstock.kpis.trends import TrendReader
 from penstock.kpis.v1 import kpis_pb2, kpis_service_pb2
 from penstock.kpis.v1.kpis_service_pb2 import (
     GetConversionTrendRequest,
@@ -22,8 +31,11 @@ from penstock.kpis.v1.kpis_service_pb2 import (
     WatchMetricsRequest,
 )
 from penstock.kpis.v1.kpis_service_pb2_grpc import KpiServiceStub
+from penstock.kpis.workers import Workers
 from penstock.rpc.bind import Edge
+from penstock.settings import Settings
 from penstock.storage.commit_log import CommitLog
+from penstock.storage.engine import ClickHouseEngine
 from tests.kpis.gold import NOON, Event, Gold
 
 MINUTE = 60
@@ -35,17 +47,44 @@ async def feed(reader: KpiReader, commit_log: CommitLog) -> KpiFeed:
 
 
 @pytest.fixture
-async def kpis(reader: KpiReader, feed: KpiFeed) -> AsyncIterator[KpiServiceStub]:
+async def kpis(
+    reader: KpiReader,
+    feed: KpiFeed,
+    catalogs: Catalogs,
+    moments: Moments,
+    trends: TrendReader,
+    queries: KpiQueries,
+    series: SeriesReader,
+    engine: ClickHouseEngine,
+    commit_log: CommitLog,
+    settings: Settings,
+) -> AsyncIterator[KpiServiceStub]:
     server = grpc.aio.server()
     service = kpis_service_pb2.DESCRIPTOR.services_by_name["KpiService"]
     edge = Edge(trusted_proxies=[])
-    server.add_generic_rpc_handlers([edge.handlers(service, KpiService(load_catalog(), reader, feed))])
+    features = FeatureReader(engine, commit_log, settings)
+    workers = Workers()
+    implementation = KpiService(
+        catalogs,
+        reader,
+        feed,
+        moments=moments,
+        trends=trends,
+        queries=queries,
+        outlooks=Outlooks(series, catalogs, workers),
+        features=features,
+        feature_export=FeatureExport(engine, features),
+        quality=QualityReader(engine, commit_log, settings, reader.freshness),
+        latency=LatencyReader(engine, commit_log),
+    )
+    server.add_generic_rpc_handlers([edge.handlers(service, implementation)])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield KpiServiceStub(channel)
     await feed.close()
     await server.stop(1)
+    await workers.close()
 
 
 def bought(minute: int, visitor: str, amount: str) -> list[Event]:

@@ -167,7 +167,8 @@ class Pipeline(StandIn):
     async def Cleanup(
         self, request: pipeline_service_pb2.CleanupRequest, call: Call
     ) -> pipeline_service_pb2.CleanupResponse:
-        return pipeline_service_pb2.CleanupResponse(dry_run=request.dry_run, commit=request.retention_days)
+        dry_run = not (request.HasField("dry_run") and not request.dry_run)
+        return pipeline_service_pb2.CleanupResponse(dry_run=dry_run, commit=request.retention_days)
 
 
 class Kpis(StandIn):

@@ -14,7 +14,14 @@ from tests.rest.test_transcoding import error_of
 
 NDJSON = b'{"event_type": "page_view", "user_id": "upload-1"}\n{"event_type": "page_view", "user_id": "upload-2"}\n'
 ROWS = {"event_rows": {"events": [{"event_type": "page_view", "user_id": "stream-1"}]}}
-INVALID_ARGUMENT, NOT_FOUND = 3, 5
+KPI = {
+    "name": "signups",
+    "label": "Sign-ups",
+    "unit": "count",
+    "type": "TYPE_COUNT",
+    "expression": "count(event_type = 'signup')",
+}
+INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION, OUT_OF_RANGE = 3, 5, 9, 11
 
 # Method, path, JSON body (bytes: as they are), fields that the answer must have.
 SUCCESSES: list[tuple[str, str, object, set[str]]] = [
@@ -42,10 +49,32 @@ SUCCESSES: list[tuple[str, str, object, set[str]]] = [
     ("GET", "/etl/status", None, {"last_commit", "processed_commit", "lag_seconds", "unprocessed", "tables"}),
     ("GET", "/etl/recent-sessions?limit=5", None, {"sessions"}),
     ("POST", "/etl/cleanup", {"retention_days": 90, "dry_run": True}, {"dry_run", "cutoff", "removed"}),
+    ("GET", "/timetravel/history?table=gold&limit=5", None, {"versions", "current_version", "oldest_version"}),
+    ("GET", "/timetravel/data?table=silver&limit=5", None, {"version", "columns", "rows", "next_page_token"}),
     ("GET", "/metrics", None, {"recent_events", "freshness", "reason"}),
     ("GET", "/trend/conversion?limit=10", None, {"data", "summary", "reason"}),
     ("GET", "/trend/revenue?limit=10", None, {"data", "summary", "reason"}),
+    ("GET", "/timetravel/diff?table=bronze&from_version=1", None, {"from_version", "to_version", "rows", "windows"}),
     ("GET", "/v1/kpis", None, {"kpis"}),
+    ("GET", "/v1/kpis/gmv", None, {"kpi"}),
+    ("POST", "/v1/kpis", KPI, {"kpi"}),
+    ("PATCH", "/v1/kpis/signups?update_mask=label", {"label": "New accounts"}, {"kpi"}),
+    ("DELETE", "/v1/kpis/signups", None, set()),
+    ("POST", "/v1/kpis:query", {"metrics": ["gmv"], "grain": "day"}, {"rows", "total", "version", "currency"}),
+    ("GET", "/v1/trends/gmv?limit=5", None, {"data", "summary", "reason"}),
+    ("GET", "/anomaly/conversion?limit=5", None, {"data", "metric", "method", "method_reason", "reason"}),
+    ("GET", "/v1/anomalies/gmv?method=mad&sensitivity=0.7", None, {"data", "metric", "anomalies"}),
+    ("GET", "/forecast/conversion", None, {"trend_direction", "method", "data_points", "reason"}),
+    ("GET", "/v1/forecasts/page_views?horizon=3&window=60s", None, {"data", "method", "reason"}),
+    ("GET", "/ml/features", None, {"aggregate", "reason"}),
+    ("GET", "/ml/features?user_id=u1", None, {"user", "reason"}),
+    ("GET", "/dq/status", None, {"completeness", "validity", "timeliness", "consistency", "grade"}),
+    ("GET", "/latency", None, {"data", "summary", "reason"}),
+    ("POST", "/query", {"sql": "SELECT 1 AS one"}, {"sql", "columns", "data", "row_count", "statistics", "cached"}),
+    ("POST", "/api/v1/sql/run", {"sql": "SELECT count() AS n FROM events"}, {"sql", "columns", "data", "truncated"}),
+    ("POST", "/api/v1/sql/validate", {"sql": "SELECT url FROM system.tables"}, {"allowed", "reasons"}),
+    ("POST", "/api/v1/sql/explain", {"sql": "SELECT count() AS n FROM events"}, {"version", "bytes"}),
+    ("GET", "/v1/queries/costs", None, {"costs"}),
 ]
 
 # Method, path, JSON body (bytes: as they are), HTTP status, gRPC code, reason.
@@ -81,11 +110,39 @@ FAILURES: list[tuple[str, str, object, int, int, str]] = [
     ("POST", "/etl/cleanup", {"retention_days": 4000}, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
     ("GET", "/v1/operations/none", None, 404, NOT_FOUND, "OPERATION_NOT_FOUND"),
     ("POST", "/v1/operations/none:cancel", {}, 404, NOT_FOUND, "OPERATION_NOT_FOUND"),
+    ("GET", "/timetravel/history?table=golden", None, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
+    ("GET", "/timetravel/data?table=gold&version=999999999", None, 400, OUT_OF_RANGE, "VERSION_NOT_FOUND"),
+    ("GET", "/timetravel/data?table=gold&timestamp=2001-01-01T00:00:00Z", None, 400, OUT_OF_RANGE, "VERSION_NOT_FOUND"),
+    ("GET", "/timetravel/data?table=gold&filter=gmv%20LIKE%201", None, 400, INVALID_ARGUMENT, "INVALID_FILTER"),
+    ("GET", "/timetravel/diff?table=gold", None, 400, INVALID_ARGUMENT, "INVALID_VERSION"),
     ("GET", "/metrics?window=1s", None, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
     ("GET", "/sse/metrics?interval=0.001s", None, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
     ("GET", "/trend/conversion?limit=-1", None, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
     ("GET", "/trend/revenue?limit=many", None, 400, INVALID_ARGUMENT, "INVALID_REQUEST"),
     ("GET", "/v1/kpis?nope=1", None, 400, INVALID_ARGUMENT, "INVALID_REQUEST"),
+    ("GET", "/timetravel/diff?table=gold&from_version=999999", None, 400, OUT_OF_RANGE, "VERSION_NOT_FOUND"),
+    ("GET", "/metrics?as_of_version=999999", None, 400, OUT_OF_RANGE, "VERSION_NOT_FOUND"),
+    ("GET", "/v1/kpis/none_such", None, 404, NOT_FOUND, "KPI_NOT_FOUND"),
+    ("POST", "/v1/kpis", {**KPI, "expression": "sum(secret)"}, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
+    ("PATCH", "/v1/kpis/gmv", {"label": "Mine"}, 400, FAILED_PRECONDITION, "KPI_BUILT_IN"),
+    ("DELETE", "/v1/kpis/gmv", None, 400, FAILED_PRECONDITION, "KPI_BUILT_IN"),
+    ("POST", "/v1/kpis:query", {"metrics": []}, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
+    ("POST", "/v1/kpis:query", {"metrics": ["none_such"]}, 404, NOT_FOUND, "KPI_NOT_FOUND"),
+    ("GET", "/v1/trends/none_such", None, 404, NOT_FOUND, "KPI_NOT_FOUND"),
+    ("GET", "/anomaly/conversion?method=guess", None, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
+    ("GET", "/v1/anomalies/none_such", None, 404, NOT_FOUND, "KPI_NOT_FOUND"),
+    ("GET", "/forecast/conversion?as_of_version=999999", None, 400, OUT_OF_RANGE, "VERSION_NOT_FOUND"),
+    ("GET", "/v1/forecasts/gmv?horizon=1001", None, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
+    ("GET", "/ml/features?user_id=nobody", None, 404, NOT_FOUND, "USER_NOT_FOUND"),
+    ("GET", "/v1/features:export?as_of_version=999999", None, 400, OUT_OF_RANGE, "VERSION_NOT_FOUND"),
+    ("GET", "/dq/status?window=1s", None, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
+    ("GET", "/latency?limit=1441", None, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
+    ("POST", "/query", {"sql": "DROP TABLE events"}, 400, INVALID_ARGUMENT, "SQL_REFUSED"),
+    ("POST", "/api/v1/sql/run", {"sql": ""}, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
+    ("POST", "/api/v1/sql/validate", {"sql": ""}, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
+    ("POST", "/api/v1/sql/explain", {"sql": "SELECT file('x')"}, 400, INVALID_ARGUMENT, "SQL_REFUSED"),
+    ("POST", "/query/natural", {"question": "how many?"}, 400, FAILED_PRECONDITION, "ASK_NOT_CONFIGURED"),
+    ("GET", "/v1/queries/costs?page_token=nonsense", None, 400, INVALID_ARGUMENT, "INVALID_PAGE_TOKEN"),
 ]
 
 
@@ -140,15 +197,47 @@ def test_every_path_of_the_contract_is_asked_for(rest: httpx.Client) -> None:
     OpenAPIV31SpecValidator(spec).validate()
     rows = [row[:2] for row in SUCCESSES] + [row[:2] for row in FAILURES]
     asked = {(method.lower(), path.partition("?")[0]) for method, path in rows}
-    streams = {("post", "/v1/events:stream"), ("get", "/sse/metrics"), ("get", "/v1/events:tail")}
+    streams = {
+        ("post", "/v1/events:stream"),
+        ("get", "/sse/metrics"),
+        ("get", "/v1/events:tail"),
+        ("post", "/api/v1/sql/stream"),
+    }
     with_variables = {
         ("post", "/etl/process/{event_type}"),
         ("get", "/v1/operations/{id}"),
         ("post", "/v1/operations/{id}:cancel"),
         ("get", "/v1/streams/{stream_id}"),
+        ("get", "/v1/kpis/{name}"),
+        ("patch", "/v1/kpis/{kpi.name}"),
+        ("delete", "/v1/kpis/{name}"),
+        ("get", "/v1/trends/{metric}"),
+        ("get", "/v1/anomalies/{metric}"),
+        ("get", "/v1/forecasts/{metric}"),
     }
     declared = {(verb, path) for path, item in spec["paths"].items() for verb in item}
     assert declared - asked - streams - with_variables == set()
+
+
+def test_looking_back(rest: httpx.Client) -> None:
+    event = {"event_type": "purchase", "site_id": "back", "user_id": "b", "price": 9.5, "quantity": 2}
+    first = rest.post("/v1/events:batchCollect", json={"events": [event]}).json()["commit"]
+    rest.post("/etl/run-sync", json={})
+    before = rest.get("/timetravel/history?table=gold&limit=1").json()["current_version"]
+    rest.post("/v1/events:batchCollect", json={"events": [{**event, "price": 1}]})
+    rest.post("/etl/run-sync", json={})
+    asked = {"table": "gold", "filter": 'site_id = "back"'}
+    then = rest.get("/timetravel/data", params={**asked, "version": before}).json()
+    assert (then["version"], [(row["gmv"], row["purchases"]) for row in then["rows"]]) == (before, [(19.0, 1)])
+    same = rest.get("/timetravel/data", params={**asked, "timestamp": then["time"]}).json()
+    assert same == then
+    now = rest.get("/timetravel/data", params=asked).json()
+    assert sum(row["gmv"] for row in now["rows"]) == 21.0
+    diff = rest.get("/timetravel/diff", params={"table": "gold", "from_version": before}).json()
+    assert diff["summary"]["differences"]["gmv"] == 2.0
+    assert sum(window["metrics"]["gmv"]["difference"] for window in diff["windows"]) == 2.0
+    rows = rest.get("/timetravel/diff", params={"table": "bronze", "from_version": first}).json()["rows"]
+    assert {"event_type": "purchase", "added": 1.0, "removed": 0.0} in rows
 
 
 def test_an_operation_can_be_followed_to_its_end(rest: httpx.Client) -> None:

@@ -63,9 +63,12 @@ def test_both_spellings_of_a_field_are_taken(rest: httpx.Client) -> None:
 
 def test_an_unknown_field_of_a_body_vanishes(rest: httpx.Client) -> None:
     """Envoy cannot be told otherwise: so Collect takes the raw body, and OpenAPI says additionalProperties: false."""
-    answer = rest.post("/etl/cleanup", json={"retention_days": 30, "dryrun": True})
-    assert answer.status_code == 200
-    assert answer.json()["dry_run"] is False
+    for misspelled in ("dryrun", "dry-run", "confirm"):
+        answer = rest.post("/etl/cleanup", json={"retention_days": 30, misspelled: False})
+        assert answer.status_code == 200
+        assert answer.json()["dry_run"] is True  # so what destroys must be asked for in so many words
+    assert rest.post("/etl/cleanup", json={"dry_run": False}).json()["dry_run"] is False
+    assert rest.post("/etl/cleanup?dry_run=false").json()["dry_run"] is False
 
 
 def test_a_raw_response_is_passed_as_it_is(rest: httpx.Client) -> None:

@@ -15,6 +15,7 @@ from penstock.errors import Overloaded, PenstockError
 from penstock.kpis.reader import KpiReader
 from penstock.kpis.windows import Freshness, Latest, Scope, Snapshot
 from penstock.storage.commit_log import CommitLog
+from penstock.storage.deadline import detached
 
 HEARTBEAT_INTERVALS = 3
 
@@ -68,7 +69,7 @@ class KpiFeed:
                 f"{self._watchers_max} watches are open already", reason="TOO_MANY_WATCHERS", retry_after_s=interval_s
             )
         if self._follower is None and not self._closing.is_set():
-            self._follower = asyncio.create_task(self._follow())
+            self._follower = detached(self._follow())
         self._watchers += 1
         try:
             async with contextlib.aclosing(self._frames(scope, interval_s)) as frames:

@@ -4,20 +4,25 @@ Counts are int32 in the contract, so that JSON shows numbers: 2,147,483,647 of a
 at 800 a second. A window beyond that is refused by protobuf, never shown clamped.
 """
 
+from collections import OrderedDict
+from collections.abc import Callable
 from datetime import datetime
-from typing import TypeAlias
+from typing import Generic, TypeAlias, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from penstock import limits
 from penstock.errors import invalid_field
-from penstock.kpis.catalog import Catalog, Direction, Metric
-from penstock.kpis.expression import MetricType
 from penstock.kpis.feed import Ended, Failed, Frame, Heartbeat
-from penstock.kpis.reader import MINUTE
+from penstock.kpis.series import MINUTE
+from penstock.kpis.trends import MetricTrend
 from penstock.kpis.v1 import kpis_pb2, kpis_service_pb2
 from penstock.kpis.windows import ConversionTrend, Freshness, RevenueTrend, Scope, Snapshot, Window
 from penstock.rpc.status import status_of
+
+A = TypeVar("A")
+M = TypeVar("M")
 
 TREND_WINDOWS_DEFAULT = 60
 WATCH_INTERVAL_S_DEFAULT = 5.0
@@ -27,19 +32,8 @@ Scoped: TypeAlias = (
     | kpis_service_pb2.WatchMetricsRequest
     | kpis_service_pb2.GetConversionTrendRequest
     | kpis_service_pb2.GetRevenueTrendRequest
+    | kpis_service_pb2.GetTrendRequest
 )
-
-_TYPES = {
-    MetricType.COUNT: kpis_pb2.Kpi.TYPE_COUNT,
-    MetricType.SUM: kpis_pb2.Kpi.TYPE_SUM,
-    MetricType.UNIQUE: kpis_pb2.Kpi.TYPE_UNIQUE,
-    MetricType.RATIO: kpis_pb2.Kpi.TYPE_RATIO,
-}
-_DIRECTIONS = {
-    Direction.UP: kpis_pb2.Kpi.DIRECTION_UP,
-    Direction.DOWN: kpis_pb2.Kpi.DIRECTION_DOWN,
-    Direction.NONE: kpis_pb2.Kpi.DIRECTION_UNSPECIFIED,
-}
 
 
 def scope(tenant: str, request: Scoped) -> Scope:
@@ -48,7 +42,13 @@ def scope(tenant: str, request: Scoped) -> Scope:
     return Scope(tenant, request.site_id, minutes)
 
 
-def limit(request: kpis_service_pb2.GetConversionTrendRequest | kpis_service_pb2.GetRevenueTrendRequest) -> int:
+def limit(
+    request: (
+        kpis_service_pb2.GetConversionTrendRequest
+        | kpis_service_pb2.GetRevenueTrendRequest
+        | kpis_service_pb2.GetTrendRequest
+    ),
+) -> int:
     """How many windows."""
     return request.limit or TREND_WINDOWS_DEFAULT
 
@@ -69,6 +69,26 @@ def metrics(snapshot: Snapshot) -> kpis_service_pb2.GetMetricsResponse:
         freshness=_freshness(snapshot.freshness),
         reason=latest.reason,
     )
+
+
+class Messages(Generic[A, M]):
+    """The messages of the newest answers, each made once: making one costs more than looking its answer up.
+
+    Whoever gets one does not change it.
+    """
+
+    def __init__(self, make: Callable[[A], M]) -> None:
+        self._make = make
+        self._known: OrderedDict[int, tuple[A, M]] = OrderedDict()
+
+    def of(self, answer: A) -> M:
+        """The message of an answer, which is known by being the same object."""
+        known = self._known.get(id(answer))
+        if known is None:  # while it is known it is held, so that nothing else can have its id
+            known = self._known[id(answer)] = answer, self._make(answer)
+            if len(self._known) > limits.KPI_ANSWERS_MAX:
+                self._known.popitem(last=False)
+        return known[1]
 
 
 def watch_frame(frame: Frame) -> kpis_service_pb2.WatchMetricsResponse:
@@ -128,20 +148,20 @@ def revenue(series: RevenueTrend) -> kpis_service_pb2.GetRevenueTrendResponse:
     )
 
 
-def catalog(declared: Catalog) -> kpis_service_pb2.ListKpisResponse:
-    """The metrics, by name."""
-    return kpis_service_pb2.ListKpisResponse(kpis=[_kpi(metric) for metric in declared.metrics.values()])
-
-
-def _kpi(metric: Metric) -> kpis_pb2.Kpi:
-    return kpis_pb2.Kpi(
-        name=metric.name,
-        label=metric.label,
-        description=metric.description,
-        unit=metric.unit,
-        type=_TYPES[metric.type],
-        expression=metric.expression,
-        good_direction=_DIRECTIONS[metric.good_direction],
+def trend(found: MetricTrend) -> kpis_service_pb2.GetTrendResponse:
+    """A metric by window."""
+    response = kpis_service_pb2.GetTrendResponse
+    return response(
+        data=[response.Point(window_start=_timestamp(point.start), value=point.value) for point in found.points],
+        summary=response.Summary(
+            average=found.average,
+            trend=found.trend.course,
+            data_points=found.valued,
+            p_value=found.trend.p_value,
+            unit=found.metric.unit,
+            currency=found.currency,
+        ),
+        reason=found.reason,
     )
 
 
