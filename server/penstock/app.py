@@ -22,10 +22,21 @@ from penstock.events.streams import Streams
 from penstock.events.tail import Tails
 from penstock.events.v1 import events_service_pb2
 from penstock.kpis.catalog import load_catalog
+from penstock.kpis.feature_export import FeatureExport
+from penstock.kpis.features import FeatureReader
 from penstock.kpis.feed import KpiFeed
+from penstock.kpis.latency import LatencyReader
+from penstock.kpis.moment import Moments
+from penstock.kpis.outlooks import Outlooks
+from penstock.kpis.own_metrics import Catalogs
+from penstock.kpis.quality import QualityReader
+from penstock.kpis.query import KpiQueries
 from penstock.kpis.reader import KpiReader
+from penstock.kpis.series import SeriesReader
 from penstock.kpis.service import KpiService
+from penstock.kpis.trends import TrendReader
 from penstock.kpis.v1 import kpis_service_pb2
+from penstock.kpis.workers import Workers
 from penstock.operations.health import HealthChecker
 from penstock.operations.loop_lag import LoopLag
 from penstock.operations.probes import IngestProbe, PipelineProbe, StorageProbe
@@ -34,11 +45,22 @@ from penstock.operations.v1 import operations_service_pb2
 from penstock.operations.versions import own_version
 from penstock.pipeline.cleanup import Cleaner
 from penstock.pipeline.daily import DailyCalculator
+from penstock.pipeline.diff import DiffReader
+from penstock.pipeline.history import HistoryReader
 from penstock.pipeline.operations import Operations
 from penstock.pipeline.runner import PipelineRunner
 from penstock.pipeline.service import PipelineService
 from penstock.pipeline.status import StatusReader
+from penstock.pipeline.travel import DataReader
 from penstock.pipeline.v1 import pipeline_service_pb2
+from penstock.queries.ask import Asker, MetricNote
+from penstock.queries.costs import CostRecorder
+from penstock.queries.explain import Explainer
+from penstock.queries.gate import Gate
+from penstock.queries.runner import QueryRunner
+from penstock.queries.service import QueryService
+from penstock.queries.v1 import queries_service_pb2
+from penstock.queries.views import VIEWS
 from penstock.rest.openapi import document_json
 from penstock.rpc.bind import Edge
 from penstock.rpc.server import listen, make_server
@@ -47,6 +69,7 @@ from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import ClickHouseEngine, open_engine
 from penstock.storage.lease import Lease
 from penstock.storage.schema import migrate
+from penstock.storage.user_sql.lane import open_user_sql
 
 log = structlog.get_logger()
 
@@ -90,7 +113,10 @@ class Server:
             ending.push_async_callback(engine.close)
             await migrate(engine, settings)
             commit_log = await _commit_log(engine, ending)
-            parts = _assemble(settings, engine, commit_log)
+            queries = await ending.enter_async_context(_queries(settings, engine, commit_log))
+            workers = Workers()
+            ending.push_async_callback(workers.close)
+            parts = _assemble(settings, engine, commit_log, queries, workers)
             await parts.runner.open()
             edge = Edge(trusted_proxies=settings.trusted_proxies)
             server = make_server([edge.handlers(service, part) for service, part in parts.services.items()])
@@ -149,7 +175,26 @@ async def _cancel(task: asyncio.Task[None]) -> None:
         await task
 
 
-def _assemble(settings: Settings, engine: ClickHouseEngine, commit_log: CommitLog) -> Parts:
+@asynccontextmanager
+async def _queries(settings: Settings, engine: ClickHouseEngine, commit_log: CommitLog) -> AsyncIterator[QueryService]:
+    """SQL of users, on handles of its own."""
+    sql = open_user_sql(settings)
+    costs = CostRecorder(engine)
+    runner = QueryRunner(Gate(), sql, commit_log, costs)
+    metrics = [MetricNote(each.name, each.description, each.expression) for each in load_catalog().metrics.values()]
+    asker = Asker(runner, settings, VIEWS, metrics)
+    costs.start()
+    try:
+        yield QueryService(runner, Explainer(sql, engine), asker, costs)
+    finally:
+        await asker.close()
+        await sql.close()
+        await costs.stop()
+
+
+def _assemble(
+    settings: Settings, engine: ClickHouseEngine, commit_log: CommitLog, queries: QueryService, workers: Workers
+) -> Parts:
     draining = asyncio.Event()
     streams = Streams(commit_log)
     committer = Committer(engine, commit_log, streams)
@@ -165,7 +210,7 @@ def _assemble(settings: Settings, engine: ClickHouseEngine, commit_log: CommitLo
         draining=draining,
     )
     runner = PipelineRunner(engine, commit_log, settings)
-    cleaner = Cleaner(engine, commit_log)
+    cleaner = Cleaner(engine, commit_log, runner, settings)
     operations = Operations()
     pipeline = PipelineService(
         runner,
@@ -173,10 +218,16 @@ def _assemble(settings: Settings, engine: ClickHouseEngine, commit_log: CommitLo
         DailyCalculator(engine, commit_log, settings),
         cleaner,
         StatusReader(engine, commit_log, runner, cleaner),
+        HistoryReader(engine, commit_log),
+        DataReader(engine, commit_log),
+        DiffReader(engine, commit_log),
     )
-    catalog = load_catalog()
+    catalog = load_catalog(conversion_alert_threshold=settings.conversion_alert_threshold)
+    catalogs = Catalogs(engine, commit_log, catalog)
+    series = SeriesReader(engine, catalogs, settings.currency)
     reader = KpiReader(engine, commit_log, settings, catalog)
     feed = KpiFeed(reader, commit_log)
+    features = FeatureReader(engine, commit_log, settings)
     pipeline_probe = PipelineProbe(_lag_seconds(runner), lambda: commit_log.gold.last_commit)
     health_servicer = health.aio.HealthServicer()
     checker = HealthChecker(
@@ -193,7 +244,20 @@ def _assemble(settings: Settings, engine: ClickHouseEngine, commit_log: CommitLo
     services: dict[ServiceDescriptor, object] = {
         events_service_pb2.DESCRIPTOR.services_by_name["EventService"]: events,
         pipeline_service_pb2.DESCRIPTOR.services_by_name["PipelineService"]: pipeline,
-        kpis_service_pb2.DESCRIPTOR.services_by_name["KpiService"]: KpiService(catalog, reader, feed),
+        kpis_service_pb2.DESCRIPTOR.services_by_name["KpiService"]: KpiService(
+            catalogs,
+            reader,
+            feed,
+            moments=Moments(commit_log),
+            trends=TrendReader(series, catalogs, settings.currency),
+            queries=KpiQueries(engine, catalogs, settings.currency),
+            outlooks=Outlooks(series, catalogs, workers),
+            features=features,
+            feature_export=FeatureExport(engine, features),
+            quality=QualityReader(engine, commit_log, settings, reader.freshness),
+            latency=LatencyReader(engine, commit_log),
+        ),
+        queries_service_pb2.DESCRIPTOR.services_by_name["QueryService"]: queries,
         operations_service_pb2.DESCRIPTOR.services_by_name["OperationsService"]: status,
     }
     return Parts(committer, runner, cleaner, operations, feed, checker, health_servicer, loop_lag, services, draining)
@@ -232,5 +296,6 @@ async def _start(settings: Settings, parts: Parts, server: grpc.aio.Server) -> N
     parts.committer.start()
     if settings.pipeline_enabled:
         parts.runner.start()
+        parts.cleaner.start()
     await server.start()
     await parts.checker.start()

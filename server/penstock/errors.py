@@ -10,12 +10,14 @@ Raised where the fault is known, translated once, in `penstock.rpc.status`:
       ├── OutOfRange            OUT_OF_RANGE         400   a gap, an overlap, an expired token
       ├── TakenOver             ABORTED              409   a newer connection owns the stream
       ├── Overloaded            RESOURCE_EXHAUSTED   429   retry after
+      ├── TooCostly             RESOURCE_EXHAUSTED   429   ask for less
       ├── Unavailable           UNAVAILABLE          503   retry after
       └── TimedOut              DEADLINE_EXCEEDED    504
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,11 @@ class PenstockError(Exception):
         self.violations = tuple(violations)
         self.retry_after_s = retry_after_s
 
+    def __reduce__(self) -> tuple[Callable[[], "PenstockError"], tuple[()]]:
+        """Pickles with all it says: errors come back from worker processes."""
+        told = {"reason": self.reason, "metadata": self.metadata, "violations": self.violations}
+        return partial(type(self), self.message, **told, retry_after_s=self.retry_after_s), ()  # type: ignore[arg-type]
+
 
 class InvalidInput(PenstockError):
     """The request is wrong, and would be tomorrow."""
@@ -76,6 +83,10 @@ class TakenOver(PenstockError):
 
 class Overloaded(PenstockError):
     """A bound is reached; come again later."""
+
+
+class TooCostly(PenstockError):
+    """The request needs more than one may take; asking again does not help, asking for less does."""
 
 
 class Unavailable(PenstockError):

@@ -37,13 +37,39 @@ PAGE_ROWS_DEFAULT = 50
 TAIL_FETCH_ROWS = 1_000
 KPI_ANSWERS_MAX = 256  # of the current gold version, kept in memory; some 5 kB each
 KPI_TREND_ANSWERS_MAX = 32  # likewise; one of 10,000 windows takes 3 MB
+KPI_POPULATIONS_MAX = 16  # versions whose quintiles and features of all users are kept; a few hundred bytes each
+FEATURE_EXPORT_USERS = 50_000  # that one statement of an export reads; as rows in Python some 40 MB
+FEATURE_EXPORT_BYTES = 1024 * 1024  # of one piece of an export
+FEATURE_EXPORTS_MAX = 2  # at a time; each keeps one of the handles that read
 KPI_WATCHERS_MAX = 1_000
+KPI_QUERY_ANSWERS_MAX = 16  # of kpis:query, kept for pages and repetitions; one of as many rows as allowed takes 30 MB
+KPI_QUERY_WINDOWS_MAX = 10_000  # of one kpis:query, a week of minutes
+KPI_QUERY_ROWS_MAX = 50_000  # of one kpis:query, all pages together; they are put in order in memory
+KPI_QUERY_PAGE_ROWS = 1_000
+KPI_QUERIES_AT_ONCE = 4  # kpis:query computes so many at a time, others wait: each may take all cores and 100 MB
+KPI_DEPTH_MAX = 10  # metrics made of metrics made of metrics
+OWN_KPIS_MAX = 500  # of one tenant
+OWN_KPIS_REFRESH_S = 2.0  # another server's changes to a tenant's metrics are seen so late at most
 TAIL_WATCHERS_MAX = 500
 REPLAY_ROWS_MAX = 10_000
 
 # --- deadlines ----------------------------------------
 UNARY_DEADLINE_S = 30.0  # when the client set none
 HEAVY_DEADLINE_S = 600.0  # for rpcs of COST_CLASS_HEAVY
+
+# --- SQL of users: what the parser is given, see queries/gate.py ----------------------------------------
+SQL_BYTES_MAX = 32 * 1024
+SQL_TOKENS_MAX = 4_000  # sqlglot reads some 100 a millisecond
+SQL_DEPTH_MAX = 24  # of brackets; the parser takes some 20 calls for each
+SQL_JOINS_MAX = 12  # joins without a condition cost the parser twice as much each
+SQL_TREE_DEPTH_MAX = 120
+SQL_PRINTED_BYTES_MAX = 128 * 1024  # half of what ClickHouse parses
+SQL_PARAMETERS_MAX = 100
+SQL_CHECKED_MAX = 512  # statements that the gate remembers
+SQL_NAME_CHARS_MAX = 128
+
+# --- computations ----------------------------------------
+WORKER_CALLS_MAX = 32  # computations that wait or run; one takes up to a second or two, so the last waits a minute
 
 # --- storage ----------------------------------------
 READ_HANDLES = 4  # reads run beside each other; each handle is one thread
@@ -54,6 +80,37 @@ LEASE_SETTLE_S = 2.5  # who takes the lease waits so long for others that tried 
 FOLLOW_INTERVAL_S = 0.25  # a server that does not write looks so often for what another one wrote
 DISK_FREE_BYTES_MIN = 1024 * 1024 * 1024  # a merge needs room beside what it merges; less is refused at start
 
+# --- SQL of users ----------------------------------------
+# A statement of a user may take so much, see storage/user_sql/limits.py; past it the caller is told which limit it was.
+SQL_HANDLES = 2  # statements that run at the same time; more would only take turns on the cores
+SQL_STREAM_HANDLES = 2  # streams apart, because a slow reader keeps one for minutes
+SQL_WAITING_MAX = 64  # statements that wait for a handle; past it the caller is told OVERLOADED
+SQL_SECONDS_MAX = 60
+SQL_STREAM_SECONDS_MAX = 300  # the reader's own time is in it
+SQL_PLAN_SECONDS_MAX = 5  # to validate or explain; what is computed in planning is small, or not worth waiting for
+SQL_MEMORY_BYTES_MAX = 1024 * 1024 * 1024
+SQL_ROWS_READ_MAX = 500_000_000
+SQL_BYTES_READ_MAX = 64 * 1024 * 1024 * 1024
+SQL_THREADS_MAX = 4
+SQL_TEXT_BYTES_MAX = 1024 * 1024  # of the statement that the gate printed, views and all; a request has 64 KiB
+SQL_RESULT_ROWS_MAX = 10_000
+SQL_RESULT_ROWS_DEFAULT = 1_000
+SQL_RESULT_BYTES_MAX = 3 * 1024 * 1024  # of an answer's rows: a response fits into gRPC's default of 4 MiB
+SQL_STREAM_ROWS = 1_000  # in one frame
+SQL_STREAM_BYTES = 1024 * 1024  # of Arrow in one frame
+SQL_ANSWERS_MAX = 256  # kept in memory
+SQL_ANSWERS_BYTES_MAX = 64 * 1024 * 1024
+SQL_ANSWER_S_MAX = 60.0  # a purge takes rows of old versions, too; so long may an answer still show them
+SQL_COST_MS_MIN = 100.0  # a statement is recorded from here on,
+SQL_COST_ROWS_MIN = 1_000_000  # or here,
+SQL_COST_BYTES_MIN = 64 * 1024 * 1024  # or here
+SQL_COST_CHARS_MAX = 4_096  # of its text
+SQL_COSTS_QUEUED_MAX = 10_000  # past it records are dropped, never a query
+SQL_COSTS_INTERVAL_S = 2.0
+SQL_SAMPLE_S = 0.1  # between two looks at how much memory statements hold
+ASK_TIMEOUT_S = 30.0  # for one answer of the language model
+ASK_BYTES_MAX = 1024 * 1024  # of such an answer
+
 # --- pipeline ----------------------------------------
 PIPELINE_BATCH_ROWS = 1_000_000
 PIPELINE_BATCH_COMMITS = 20_000  # so many small commits at once are still planned in milliseconds
@@ -61,5 +118,7 @@ PIPELINE_RETRIES_MAX = 5
 SESSION_SILENCE_SECONDS = 1_800
 RETENTION_DAYS_DEFAULT = 90
 DAILY_RETENTION_DAYS_DEFAULT = 730
+PURGE_INTERVAL_S = 3_600.0  # how often the server looks for removed rows whose travel time is over
+PURGE_RETRY_S = 60.0  # the same after it failed
 OPERATIONS_KEPT_MAX = 1_000
 OPERATIONS_KEPT_S = 86_400.0

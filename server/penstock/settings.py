@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -47,17 +47,42 @@ class Settings(BaseSettings):
         0.5, ge=0.05, le=60, description="Least seconds between two runs of the pipeline's loop."
     )
     pipeline_enabled: bool = Field(True, description="Whether the pipeline's loop runs in this server.")
+    travel_days: int = Field(
+        7,
+        ge=0,
+        le=3650,
+        description="Days for which older versions still show what a cleanup removed; then it is deleted.",
+    )
     currency: str = Field("USD", pattern="^[A-Z]{3}$", description="ISO 4217 code of amounts that name no currency.")
+    conversion_alert_threshold: float = Field(
+        0.05, ge=0, le=1, description="Conversion rate below which it is worth a look, and an anomaly by itself."
+    )
+    dq_price_min: float = Field(0.0, description="Prices below it count as invalid in /dq/status.")
+    dq_price_max: float = Field(10_000.0, description="Prices above it count as invalid in /dq/status.")
+    dq_event_types: Annotated[tuple[str, ...], NoDecode] = Field(
+        (
+            *("page_view", "product_view", "search", "click", "impression", "add_to_cart", "remove_from_cart"),
+            *("add_to_wishlist", "begin_checkout", "checkout", "purchase", "refund", "signup", "login", "logout"),
+        ),
+        description="Event types that /dq/status knows, separated by commas; others count as unknown.",
+    )
+    ask_url: str = Field(
+        "",
+        description="Address of an OpenAI-compatible endpoint that writes SQL for questions, such as"
+        " `http://localhost:11434/v1`; empty: questions are not answered.",
+    )
+    ask_model: str = Field("", description="Model to ask there.")
+    ask_api_key: SecretStr = Field(SecretStr(""), description="Key for it, where it wants one.")
     drain_s: float = Field(10.0, ge=0, le=300, description="Seconds that open calls may take to end after SIGTERM.")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="Least level that is logged.")
     log_format: str = Field("text", pattern="^(text|json)$", description="`text` for people, `json` for machines.")
 
-    @field_validator("trusted_proxies", mode="before")
+    @field_validator("trusted_proxies", "dq_event_types", mode="before")
     @classmethod
-    def _separated_by_commas(cls, networks: object) -> object:
-        if isinstance(networks, str):
-            return [network.strip() for network in networks.split(",") if network.strip()]
-        return networks
+    def _separated_by_commas(cls, items: object) -> object:
+        if isinstance(items, str):
+            return [item.strip() for item in items.split(",") if item.strip()]
+        return items
 
     @field_validator("clickhouse_url")
     @classmethod

@@ -56,6 +56,29 @@ def test_grpc_twice_stores_once(stack: ServerProcess) -> None:
     assert '"acceptedRows"' not in again
 
 
+def test_asking(stack: ServerProcess) -> None:
+    run("bash", "-euo", "pipefail", "-c", example("REST", "sh", stack))
+    said = run("bash", "-euo", "pipefail", "-c", example("Asking", "sh", stack))
+    assert '"error"' not in said
+    assert '"code":' not in said
+    for answered in (
+        '"conversion_rate":',
+        '"name":"big_orders"',
+        '"trend"',
+        '"method_reason"',
+        '"grade"',
+        '"visitors":',
+    ):
+        assert answered in said, answered
+
+
+def test_asking_in_python(stack: ServerProcess) -> None:
+    run("bash", "-euo", "pipefail", "-c", example("REST", "sh", stack))
+    said = run(sys.executable, "-c", example("Asking in Python", "python", stack))
+    assert "rows as Arrow" in said
+    assert "etl" in said
+
+
 def required(*, development: bool) -> set[str]:
     """The names that pyproject.toml asks for."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ from penstock_client.errors import (
     OffsetMismatch,
     OutOfRange,
     Overloaded,
+    QueryLimit,
     RejectedRow,
     ResumeTokenExpired,
     RowsRejected,
@@ -28,6 +29,7 @@ from penstock_client.errors import (
 from penstock_client.events import Tail
 from penstock_client.fields import event
 from penstock_client.pipeline import Operation
+from penstock_client.sql import SqlAnswer, SqlPage, SqlResult
 from penstock_client.sync import SyncClient, SyncOperation, SyncTail, SyncWriter
 from penstock_client.writer import Writer, WriterStats
 
@@ -45,11 +47,15 @@ __all__ = [
     "Operation",
     "OutOfRange",
     "Overloaded",
+    "QueryLimit",
     "RejectedRow",
     "ResumeTokenExpired",
     "RowsRejected",
     "RunInProgress",
     "ServerFault",
+    "SqlAnswer",
+    "SqlPage",
+    "SqlResult",
     "StorageUnavailable",
     "StoredEvent",
     "StreamTakenOver",

@@ -10,6 +10,7 @@ from penstock_client.events import EventsClient
 from penstock_client.kpis import KpisClient
 from penstock_client.operations import OperationsClient
 from penstock_client.pipeline import PipelineClient
+from penstock_client.sql import SqlClient
 
 
 class Client:
@@ -36,6 +37,7 @@ class Client:
         self.events = EventsClient(self._connection)
         self.kpis = KpisClient(self._connection)
         self.pipeline = PipelineClient(self._connection)
+        self.sql = SqlClient(self._connection)
         self.operations = OperationsClient(self._connection)
 
     @property

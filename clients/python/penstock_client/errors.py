@@ -13,6 +13,7 @@ Error
   ├── StreamTakenOver         STREAM_TAKEN_OVER     another writer owns the stream
   ├── AccessDenied            UNAUTHENTICATED, PERMISSION_DENIED
   ├── Overloaded              RESOURCE_EXHAUSTED    come again after `retry_after_s`
+  ├── QueryLimit              QUERY_LIMIT           ask for less; `metadata` says which limit was reached
   ├── Unavailable             UNAVAILABLE           the server, or the way to it, does not work now
   │     └── StorageUnavailable STORAGE_UNAVAILABLE  nothing was stored
   ├── TimedOut                DEADLINE_EXCEEDED     a write may be stored all the same
@@ -129,6 +130,10 @@ class Overloaded(Error):
     """A bound of the server is reached."""
 
 
+class QueryLimit(Error):
+    """A statement needs more than one may take; `metadata` says which `limit`, its `value` and `unit`."""
+
+
 class Unavailable(Error):
     """The server, or the way to it, does not work now."""
 
@@ -155,6 +160,7 @@ _BY_REASON: dict[str, type[Error]] = {
     "OFFSET_GAP": OffsetMismatch,
     "OFFSET_OVERLAP": OffsetMismatch,
     "RESUME_TOKEN_EXPIRED": ResumeTokenExpired,
+    "QUERY_LIMIT": QueryLimit,
     "STREAM_TAKEN_OVER": StreamTakenOver,
     "STORAGE_UNAVAILABLE": StorageUnavailable,
 }

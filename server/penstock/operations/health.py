@@ -25,6 +25,7 @@ NEEDS: Mapping[str, frozenset[str]] = {
     "penstock.events.v1.EventService": frozenset({"storage", "ingest"}),
     "penstock.pipeline.v1.PipelineService": frozenset({"storage", "pipeline"}),
     "penstock.kpis.v1.KpiService": frozenset({"storage"}),
+    "penstock.queries.v1.QueryService": frozenset({"storage"}),
     "penstock.operations.v1.OperationsService": frozenset(),
 }
 

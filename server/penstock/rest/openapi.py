@@ -21,7 +21,7 @@ from penstock.rest.schemas import (
 
 HTTP_BODY = ".google.api.HttpBody"
 _REFERENCE = re.compile(r"#/components/schemas/([\w.]+)")
-_VARIABLE = re.compile(r"\{(\w+)\}")
+_VARIABLE = re.compile(r"\{([\w.]+)\}")
 
 # Bodies that an rpc takes as they are; the contract says so only in words.
 RAW_REQUESTS: dict[str, tuple[str, Schema]] = {
@@ -30,6 +30,7 @@ RAW_REQUESTS: dict[str, tuple[str, Schema]] = {
 }
 RAW_RESPONSES: dict[str, tuple[str, Schema]] = {
     "GetOpenApi": ("application/json", {"type": "object", "additionalProperties": True}),
+    "ExportFeatures": ("application/vnd.apache.arrow.stream", {"type": "string", "format": "binary"}),
 }
 _ERROR: Schema = {
     "type": "object",
@@ -109,7 +110,7 @@ def _operation(rpc: Rpc, binding: Binding, nth: int) -> Json:
 def _response(rpc: Rpc) -> Json:
     if rpc.method.output_type == HTTP_BODY:
         media, schema = RAW_RESPONSES[rpc.method.name]
-        return {"description": "The document.", "content": {media: {"schema": dict(schema)}}}
+        return {"description": "The body as it is.", "content": {media: {"schema": dict(schema)}}}
     schema = reference(rpc.method.output_type)
     said = message(rpc.method.output_type).comment()
     if not rpc.method.server_streaming:
@@ -121,28 +122,39 @@ def _response(rpc: Rpc) -> Json:
 
 
 def _parameters(rpc: Rpc, binding: Binding) -> Iterator[Json]:
-    in_path = set(_VARIABLE.findall(binding.path))
+    in_path = _VARIABLE.findall(binding.path)
     if rpc.method.input_type == HTTP_BODY:
         if not binding.body:
             yield _free_parameters()
         return
     subject = message(rpc.method.input_type)
-    for index, field in enumerate(subject.descriptor.field):
-        by_query = binding.body != "*" and field.name != binding.body
-        if field.name in in_path or by_query:
-            yield _parameter(subject, index, by_path=field.name in in_path)
+    for name in in_path:
+        yield _parameter(subject, name, by_path=True)
+    if binding.body == "*":
+        return
+    for field in subject.descriptor.field:
+        if field.name not in {binding.body, *in_path}:
+            yield _parameter(subject, field.name, by_path=False)
 
 
-def _parameter(subject: Message, index: int, *, by_path: bool) -> Json:
-    schema = field_schema(subject, index)
+def _parameter(subject: Message, name: str, *, by_path: bool) -> Json:
+    """The parameter of a field; in a path it may be a field of a field, `kpi.name`."""
+    *outer, last = name.split(".")
+    for each in outer:
+        subject = message(subject.descriptor.field[_place(subject, each)].type_name)
+    schema = field_schema(subject, _place(subject, last))
     parameter: dict[str, Json] = {
-        "name": subject.descriptor.field[index].name,
+        "name": name,
         "in": "path" if by_path else "query",
         "required": by_path,
         "description": schema.pop("description", ""),
         "schema": schema,
     }
     return parameter
+
+
+def _place(subject: Message, name: str) -> int:
+    return next(index for index, field in enumerate(subject.descriptor.field) if field.name == name)
 
 
 def _free_parameters() -> Json:
@@ -161,8 +173,13 @@ def _request_body(rpc: Rpc, binding: Binding) -> Json:
         media, raw = RAW_REQUESTS[rpc.method.name]
         return {"required": True, "content": {media: {"schema": dict(raw)}}}
     in_path = frozenset(_VARIABLE.findall(binding.path))
-    subject = message(rpc.method.input_type)
-    one = message_schema(subject, without=in_path) if in_path else reference(rpc.method.input_type)
+    body_type = rpc.method.input_type
+    subject = message(body_type)
+    if binding.body != "*":
+        body_type = subject.descriptor.field[_place(subject, binding.body)].type_name
+        subject = message(body_type)
+        in_path = frozenset(name.removeprefix(f"{binding.body}.") for name in in_path)
+    one = message_schema(subject, without=in_path) if in_path else reference(body_type)
     schema: Schema = {"type": "array", "items": one} if rpc.method.client_streaming else one
     return {
         # Without a body a unary rpc gets the request in which every field is absent.
