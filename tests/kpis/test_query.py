@@ -11,6 +11,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from penstock import limits
 from penstock.errors import InvalidInput, NotFound, TooCostly
+from penstock.kpis.catalog import Declaration, Direction, Unit
+from penstock.kpis.expression import MetricType
 from penstock.kpis.grain import MICROS, Windows
 from penstock.kpis.moment import Moments
 from penstock.kpis.own_metrics import Catalogs
@@ -92,7 +94,13 @@ def table(response: pb.QueryKpisResponse, metric: str) -> list[tuple[int, float 
     return [((row.window_start.seconds - start) // 86_400, row.values.get(metric)) for row in response.rows]
 
 
-async def test_windows_without_events_are_left_out_or_filled(service: KpiService) -> None:
+BUYERS = Declaration(
+    name="buyers_so_far", label="Buyers", description="", unit=Unit.COUNT, type=MetricType.CUMULATIVE,
+    expression="cumulative(purchase_users)", good_direction=Direction.UP,
+)  # fmt: skip
+
+
+async def test_windows_without_events_are_left_out_or_filled(service: KpiService, catalogs: Catalogs) -> None:
     plain = await ask(service, request("gmv", "conversion_rate", "cumulative_gmv"))
     assert table(plain, "gmv") == [(0, 40), (2, 0)]
     zero = await ask(service, request("gmv", "conversion_rate", "cumulative_gmv", fill=REQUEST.FILL_ZERO))
@@ -102,10 +110,25 @@ async def test_windows_without_events_are_left_out_or_filled(service: KpiService
     empty = await ask(service, request("gmv", fill=REQUEST.FILL_EMPTY))
     assert table(empty, "gmv") == [(0, 40), (1, None), (2, 0), (3, None)]
     assert plain.total == zero.total
+    await catalogs.create("default", BUYERS)
+    so_far = await ask(service, request("buyers_so_far", fill=REQUEST.FILL_ZERO))
+    assert table(so_far, "buyers_so_far") == [(0, 2), (1, 2), (2, 2), (3, 2)]
     sites = await ask(service, request("orders", dimensions=["site"], fill=REQUEST.FILL_ZERO))
     assert [(row.dimensions["site"], row.values["orders"]) for row in sites.rows] == [
         ("blog", 1), ("shop", 1), ("blog", 0), ("shop", 0), ("blog", 0), ("shop", 1), ("blog", 0), ("shop", 0),
     ]  # fmt: skip
+
+
+async def test_the_end_of_a_window_is_not_in_it(service: KpiService) -> None:
+    noon = DAY + timedelta(days=0.5)
+    until, since = REQUEST.Range(start=stamp(DAY), end=stamp(noon)), REQUEST.Range(start=stamp(noon), last="")
+    since.end.CopyFrom(stamp(noon + timedelta(microseconds=1)))
+    for dimensions in ([], ["source"], ["product"]):
+        for metric, seen in (("events", 2), ("sessions", 1)):
+            if metric == "sessions" and "product" in dimensions:
+                continue
+            asked = [request(metric, grain="", range=each, dimensions=dimensions) for each in (until, since)]
+            assert [(await ask(service, each)).total.values[metric] for each in asked] == [0, seen], dimensions
 
 
 async def test_totals_are_of_the_range_not_of_the_rows(service: KpiService) -> None:
@@ -176,15 +199,17 @@ async def test_pages_are_of_one_version_and_one_request(
         assert raised.value.reason == "INVALID_PAGE_TOKEN"
 
 
+@pytest.mark.parametrize("dimensions", [["site"], ["source"], ["product"]], ids=["gold", "visits", "silver"])
 async def test_an_older_version_stays_what_it_was(
-    service: KpiService, engine: ClickHouseEngine, commit_log: CommitLog, runner: PipelineRunner
+    dimensions: list[str], service: KpiService, engine: ClickHouseEngine, commit_log: CommitLog, runner: PipelineRunner
 ) -> None:
-    asked = request("gmv", "active_users", dimensions=["site"])
+    asked = request("gmv", "active_users", dimensions=dimensions)
     then = await ask(service, asked)
     await bronze.commit(engine, commit_log, [at(0.1, event_type="purchase", visitor_id="late", price=Decimal(1))])
     await runner.run()
     assert (await ask(service, asked)).total.values["gmv"] == 41
     asked.as_of_version = then.version
+    service._queries = KpiQueries(engine, service._catalogs, "USD")  # which has no answer in memory
     again = await ask(service, asked)
     assert (list(again.rows), again.total) == (list(then.rows), then.total)
 

@@ -459,8 +459,9 @@ async def check_seed(
     things = happened(sent)
     for _ in range(questions):
         await compare([asked(chance, own, SESSION_METRICS, chance.choice(list(DAYS)))], things, catalogs, queries, log)
-    for commit, question, rows in past:  # and as of then it is what it was then
-        equal(shown(await queries.answer(question.query(), await log.as_of(commit=commit))), rows)
+    unknowing = KpiQueries(engine, catalogs, "USD")  # it has no answer in memory
+    for commit, question, rows in past:  # as of then it is what it was then
+        equal(shown(await unknowing.answer(question.query(), await log.as_of(commit=commit))), rows)
 
 
 @pytest.mark.parametrize("seed", range(1))

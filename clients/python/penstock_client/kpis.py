@@ -1,5 +1,7 @@
 """KPIs."""
 
+from __future__ import annotations
+
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -159,7 +161,7 @@ class KpisClient:
         fill: Fill | None = None,
         order_by: str = "",
         as_of: AsOf = None,
-    ) -> "pd.DataFrame":
+    ) -> pd.DataFrame:
         """The rows of `query` as a pandas frame, a column each for window_start, window_end, dimensions and metrics.
 
         With `compare` also `<metric>_previous` and `<metric>_change`. Needs `penstock[dataframe]`.
@@ -271,7 +273,7 @@ class KpisClient:
         active_since: datetime | None = None,
         as_of: AsOf = None,
         timeout_s: float = HEAVY_TIMEOUT_S,
-    ) -> "pa.Table":
+    ) -> pa.Table:
         """The features of every user as an Arrow table. Raises an Error when the export broke off."""
         import grpc
         import pyarrow as pa
@@ -309,7 +311,7 @@ class KpisClient:
     async def create(
         self,
         name: str,
-        type: MetricType,  # noqa: A002
+        type: MetricType,
         expression: str,
         *,
         label: str = "",
@@ -332,7 +334,7 @@ class KpisClient:
         self,
         name: str,
         *,
-        type: MetricType | None = None,  # noqa: A002
+        type: MetricType | None = None,
         expression: str | None = None,
         label: str | None = None,
         description: str | None = None,
@@ -408,7 +410,7 @@ def _filter(dimension: str, condition: Condition) -> pb.QueryKpisRequest.Filter:
 
 def _kpi(
     name: str,
-    type: MetricType | None,  # noqa: A002
+    type: MetricType | None,
     expression: str,
     label: str,
     description: str,

@@ -408,7 +408,7 @@ class SyncKpisClient:
         fill: Fill | None = None,
         order_by: str = "",
         as_of: AsOf = None,
-    ) -> "pd.DataFrame":
+    ) -> pd.DataFrame:
         """The rows of `query` as a pandas frame, a column each for window_start, window_end, dimensions and metrics."""
         return self._loop.run(
             self._twin.query_frame(
@@ -502,7 +502,7 @@ class SyncKpisClient:
 
     def export_features(
         self, *, active_since: datetime | None = None, as_of: AsOf = None, timeout_s: float = HEAVY_TIMEOUT_S
-    ) -> "pa.Table":
+    ) -> pa.Table:
         """The features of every user as an Arrow table. Raises an Error when the export broke off."""
         return self._loop.run(self._twin.export_features(active_since=active_since, as_of=as_of, timeout_s=timeout_s))
 
