@@ -3,7 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ParamSpec, TypeAlias, TypeVar
+from typing import ParamSpec, TypeAlias, TypeVar
 
 from penstock import limits
 from penstock.errors import TooCostly
@@ -49,7 +49,7 @@ def _add_up(aggregates: Sequence[Aggregate], found: Mapping[Key, Values], total:
     for aggregate in aggregates:
         if aggregate.function is not Function.UNIQUE:
             for values in found.values():
-                total[aggregate] = _sum(total.get(aggregate), values.get(aggregate))
+                total[aggregate] = _sum(aggregate, total, values)
 
 
 async def read_running(
@@ -73,15 +73,14 @@ def _summed(
                 counted = uniques.get(key, {}).get(aggregate)
                 now[aggregate] = before.get(aggregate, 0) if counted is None else counted
             else:
-                now[aggregate] = _sum(before.get(aggregate), found[key].get(aggregate))
+                now[aggregate] = _sum(aggregate, before, found[key])
         so_far[key[1]] = result[key] = now
     return result
 
 
-def _sum(left: Value, right: Value) -> Any:
-    if left is None or right is None:
-        return right if left is None else left
-    return left + right  # type: ignore[operator]
+def _sum(aggregate: Aggregate, left: Values, right: Values) -> Value:
+    """Of both sides; one that was not read there, because there was nothing, is empty."""
+    return left.get(aggregate, aggregate.empty) + right.get(aggregate, aggregate.empty)  # type: ignore[operator]
 
 
 async def _joined(engine: Engine, wanted: Sequence[Statement]) -> tuple[dict[Key, Values], Values]:
