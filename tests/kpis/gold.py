@@ -44,6 +44,17 @@ FROM test_events
 WHERE run = {run:Int64}
 GROUP BY tenant, minute, site_id, event_type, run
 """
+_VISITS = """
+INSERT INTO gold_visits
+SELECT tenant, toStartOfFifteenMinutes(toDateTime(time, 'UTC')) AS quarter, site_id, '', '', '', '', '', '', currency,
+    if(visitor = '', 0, sipHash64(visitor)) AS visitor_key, run,
+    uniqExactStateIf(order_key, event_type = 'purchase'),
+    sumIf(amount, event_type = 'purchase'), sumIf(amount, event_type = 'refund'),
+    countIf(event_type = 'purchase'), countIf(event_type = 'page_view'), countIf(event_type = 'add_to_cart'), count()
+FROM test_events
+WHERE run = {run:Int64}
+GROUP BY tenant, quarter, site_id, currency, visitor_key, run
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +91,7 @@ class Gold:
         self._last_run += 1
         await self._engine.execute(_RAW)
         await self._engine.insert_arrow("test_events", _table(self._last_run, events))
-        for statement in (_KPIS, _EVENTS):
+        for statement in (_KPIS, _EVENTS, _VISITS):
             await self._engine.execute(statement, {"run": self._last_run})
         return self._last_run
 

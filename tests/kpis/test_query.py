@@ -303,9 +303,13 @@ async def test_each_metric_is_read_from_the_cheapest_table(catalogs: Catalogs, c
         (("gmv",), (), 1, {Table.SILVER}),
         (("gmv", "sessions"), ("site",), 0, {Table.GOLD_KPIS, Table.SESSIONS}),
     ]
-    for metrics, dimensions, seconds, tables in plans:
+    month: list[tuple[Sequence[str], tuple[str, ...], int, set[Table]]] = [
+        (("conversion_rate", "gmv", "orders"), ("site",), 0, {Table.GOLD_VISITS, Table.GOLD_KPIS}),
+        (("conversion_rate",), ("site",), 60, {Table.GOLD_KPIS}),
+    ]
+    for hours, (metrics, dimensions, seconds, tables) in [*((1, each) for each in plans), *((720, e) for e in month)]:
         start = (int(DAY.timestamp()) + seconds) * MICROS
-        windows = Windows((start, start + 3_600 * MICROS))
+        windows = Windows((start, start + hours * 3_600 * MICROS))
         selection = Selection("default", commit_log.version, windows, dimensions, (), "USD")
         made = statements(selection, catalog.need(metrics).aggregates)
         read = {next(table for table in Table if re.search(rf"FROM\s+\(?[^)]*\b{table}\b", each.sql)) for each in made}
