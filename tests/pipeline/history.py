@@ -164,8 +164,9 @@ class History:
             await self.daily.calculate(self._chance.choice(TENANTS), day)
 
     async def _clean(self) -> None:
-        cutoff = START - timedelta(minutes=self._chance.randrange(-300, DAYS * 1440))
-        self._clock.now = cutoff + timedelta(days=1, seconds=self._chance.randrange(60))
+        # What a cleanup takes ends with a quarter of an hour.
+        cutoff = START - timedelta(minutes=15 * self._chance.randrange(-20, DAYS * 96))
+        self._clock.now = cutoff + timedelta(days=1, seconds=self._chance.randrange(900))
         retention = Retention(1, self._chance.randrange(1, 4), keep_aggregates=self._chance.random() < 0.2)
         tenant = self._chance.choice(("default", "default", "other"))
         last_day = (self._clock.now - timedelta(days=retention.daily_days)).replace(

@@ -103,7 +103,7 @@ async def live(settings: Settings, seed: int, *kinds: str, versions: int, every:
 
 async def test_versions_are_found_again(settings: Settings) -> None:
     kinds = ("append", "run", "append", "cleanup", "run of one type", "append", "run", "cleanup", "daily", "purge")
-    history = await live(settings, 4, *kinds, versions=10, every=4)
+    history = await live(settings, 5, *kinds, versions=10, every=4)
     assert {"append", "etl", "cleanup"} <= set(history.operations)
 
 
