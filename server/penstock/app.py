@@ -13,6 +13,11 @@ from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from penstock.catalog.products import Catalogue
+from penstock.catalog.reader import ProductReader
+from penstock.catalog.service import CatalogService
+from penstock.catalog.v1 import catalog_service_pb2
+from penstock.catalog.writer import CatalogueWriter
 from penstock.events.committer import Committer
 from penstock.events.intake import Intake
 from penstock.events.reader import EventReader
@@ -47,7 +52,6 @@ from penstock.pipeline.cleanup import Cleaner
 from penstock.pipeline.daily import DailyCalculator
 from penstock.pipeline.diff import DiffReader
 from penstock.pipeline.history import HistoryReader
-from penstock.pipeline.operations import Operations
 from penstock.pipeline.runner import PipelineRunner
 from penstock.pipeline.service import PipelineService
 from penstock.pipeline.status import StatusReader
@@ -63,6 +67,7 @@ from penstock.queries.v1 import queries_service_pb2
 from penstock.queries.views import VIEWS
 from penstock.rest.openapi import document_json
 from penstock.rpc.bind import Edge
+from penstock.rpc.operations import Operations
 from penstock.rpc.server import listen, make_server
 from penstock.settings import Settings
 from penstock.storage.commit_log import CommitLog
@@ -86,6 +91,8 @@ class Parts:
     checker: HealthChecker
     health: health.aio.HealthServicer
     loop_lag: LoopLag
+    catalogue: Catalogue
+    catalogue_writer: CatalogueWriter
     services: Mapping[ServiceDescriptor, object]
     draining: asyncio.Event
 
@@ -142,12 +149,14 @@ class Server:
         parts.draining.set()
         await parts.feed.close()
         await parts.committer.stop()
+        await parts.catalogue_writer.stop()
         # Streams have had their answers by now; the grace is for their clients to read them.
         await self._server.stop(self._settings.drain_s)
         await parts.operations.stop()
         await parts.cleaner.stop()
         await parts.runner.stop()
         await parts.checker.stop()
+        await parts.catalogue.stop()
         parts.loop_lag.stop()
         log.info("drained")
 
@@ -241,6 +250,8 @@ def _assemble(
         lag_s=lambda: pipeline_probe.lag_s,
         openapi=document_json(own_version()),
     )
+    catalogue = Catalogue(engine, commit_log)
+    catalogue_writer = CatalogueWriter(engine, commit_log, catalogue, settings.currency)
     services: dict[ServiceDescriptor, object] = {
         events_service_pb2.DESCRIPTOR.services_by_name["EventService"]: events,
         pipeline_service_pb2.DESCRIPTOR.services_by_name["PipelineService"]: pipeline,
@@ -257,10 +268,26 @@ def _assemble(
             quality=QualityReader(engine, commit_log, settings, reader.freshness),
             latency=LatencyReader(engine, commit_log),
         ),
+        catalog_service_pb2.DESCRIPTOR.services_by_name["CatalogService"]: CatalogService(
+            catalogue_writer, ProductReader(engine, commit_log, catalogue)
+        ),
         queries_service_pb2.DESCRIPTOR.services_by_name["QueryService"]: queries,
         operations_service_pb2.DESCRIPTOR.services_by_name["OperationsService"]: status,
     }
-    return Parts(committer, runner, cleaner, operations, feed, checker, health_servicer, loop_lag, services, draining)
+    return Parts(
+        committer,
+        runner,
+        cleaner,
+        operations,
+        feed,
+        checker,
+        health_servicer,
+        loop_lag,
+        catalogue,
+        catalogue_writer,
+        services,
+        draining,
+    )
 
 
 def _lag_seconds(runner: PipelineRunner) -> Callable[[], Awaitable[float]]:
@@ -294,6 +321,8 @@ def _add_standard_services(server: grpc.aio.Server, parts: Parts) -> None:
 async def _start(settings: Settings, parts: Parts, server: grpc.aio.Server) -> None:
     parts.loop_lag.start()
     parts.committer.start()
+    parts.catalogue.start()
+    parts.catalogue_writer.start()
     if settings.pipeline_enabled:
         parts.runner.start()
         parts.cleaner.start()

@@ -25,6 +25,12 @@ NAMES = (
     "pipeline.after_silver",
     "pipeline.after_gold",
     "pipeline.before_log",
+    "catalogue.before_insert",
+    "catalogue.before_log",
+    "catalogue.before_ack",
+    "feedback.before_insert",
+    "feedback.before_log",
+    "feedback.before_ack",
 )
 
 

@@ -32,6 +32,16 @@ COMMIT_RETRY_S_MAX = 20.0  # storage may be away so long before waiting batches 
 GROUP_ROWS_MAX = 16_384  # rows of small batches that the engine reads as one message
 STREAMS_PER_TENANT_MAX = 1_000
 
+# --- writes that are not events: products, feedback, experiments ----------------------------------------
+GROUP_ROWS_QUEUED_MAX = 50_000  # of one kind; past it a call is told OVERLOADED
+GROUP_COMMIT_ROWS_MAX = 10_000  # in one commit; building its rows takes some 0.2 s
+
+# --- catalogue ----------------------------------------
+PRODUCTS_MAX = 2_000_000  # of one tenant: each takes about 1 kB of memory, and 1.5 kB for its vector
+UPLOAD_PRODUCTS = 2_000  # lines of an upload that make one commit
+LINE_ERRORS_SHOWN = 100  # of an upload
+PRODUCTS_LOADED_ROWS = 50_000  # that one statement reads when a catalogue comes into memory
+
 # --- reading ----------------------------------------
 PAGE_ROWS_DEFAULT = 50
 TAIL_FETCH_ROWS = 1_000

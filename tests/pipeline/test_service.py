@@ -16,7 +16,7 @@ from penstock.pipeline.cleanup import Cleaner
 from penstock.pipeline.daily import DailyCalculator
 from penstock.pipeline.diff import DiffReader
 from penstock.pipeline.history import HistoryReader
-from penstock.pipeline.operations import Operations
+from penstock.rpc.operations import Operations
 from penstock.pipeline.runner import PipelineRunner
 from penstock.pipeline.service import PipelineService
 from penstock.pipeline.status import StatusReader

@@ -8,7 +8,6 @@ import re
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
 
 import orjson
 import uuid_utils
@@ -19,8 +18,7 @@ from penstock import limits
 from penstock.errors import InvalidInput, invalid_field
 from penstock.events.bronze import PLAIN_TEXTS, UTM
 from penstock.events.v1 import events_pb2
-
-Json: TypeAlias = Any
+from penstock.rest.json_values import Json, depth, json_object, number, snake_case, text, whole
 
 _TEXT_FIELDS = frozenset(("event_id", *PLAIN_TEXTS))
 _ALIASES = {
@@ -33,7 +31,6 @@ _ALIASES = {
     "time_stamp": "timestamp",
     "ts": "timestamp",
 }
-_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 # A Unix time is in seconds up to the year 5138, then in milliseconds, microseconds, nanoseconds.
 _UNIX_SCALES = ((1e11, 1.0), (1e14, 1e3), (1e17, 1e6), (math.inf, 1e9))
 
@@ -42,17 +39,7 @@ def from_json(data: bytes) -> events_pb2.Event:
     """The event in one JSON object. Raises InvalidInput with the position, or naming the field as it was spelled."""
     if len(data) > limits.COLLECT_BYTES_MAX:
         raise InvalidInput(f"an event may have at most {limits.COLLECT_BYTES_MAX} bytes", reason="EVENT_TOO_LARGE")
-    try:
-        parsed = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise InvalidInput(
-            f"the body is no JSON: {error.msg} at line {error.lineno} column {error.colno}",
-            reason="INVALID_JSON",
-            metadata={"position": str(error.pos), "line": str(error.lineno), "column": str(error.colno)},
-        ) from error
-    if not isinstance(parsed, dict):
-        raise InvalidInput("the body must be one JSON object", reason="INVALID_JSON", metadata={"position": "0"})
-    return from_fields(parsed)
+    return from_fields(json_object(data))
 
 
 def from_fields(fields: Mapping[str, Json]) -> events_pb2.Event:
@@ -89,25 +76,25 @@ def canonical_id(text: str) -> str:
 
 
 def _canonical(name: str) -> str:
-    snake = _HUMP.sub("_", name).lower().replace("-", "_")
+    snake = snake_case(name)
     return _ALIASES.get(snake, snake)
 
 
 def _take(event: events_pb2.Event, spelled: str, name: str, value: Json) -> None:
     if name in _TEXT_FIELDS:
-        setattr(event, name, _text(spelled, value))
+        setattr(event, name, text(spelled, value))
     elif name == "timestamp":
         event.timestamp.CopyFrom(_time(spelled, value))
     elif name == "price":
-        event.price = _number(spelled, value, "INVALID_PRICE")
+        event.price = number(spelled, value, "INVALID_PRICE")
     elif name == "quantity":
-        event.quantity = _whole(spelled, value)
+        event.quantity = whole(spelled, value)
     elif name == "attribution" and isinstance(value, dict):
-        if _depth(value) > limits.JSON_DEPTH_MAX:
+        if depth(value) > limits.JSON_DEPTH_MAX:
             raise invalid_field(spelled, f"is nested more than {limits.JSON_DEPTH_MAX} deep", reason="INVALID_PROPERTY")
         _attribution(event, value)
     elif name.startswith("utm_") and name[4:] in UTM:
-        setattr(event.attribution, name[4:], _text(spelled, value))
+        setattr(event.attribution, name[4:], text(spelled, value))
     elif name == "properties" and isinstance(value, dict):
         for key, each in value.items():
             _property(event, key, each)
@@ -122,7 +109,7 @@ def _attribution(event: events_pb2.Event, given: Mapping[str, Json]) -> None:
         if name == "utm_params" and isinstance(value, dict):
             _attribution(event, value)
         elif (short := name.removeprefix("utm_")) in UTM and not isinstance(value, dict | list) and value is not None:
-            setattr(event.attribution, short, _text(f"attribution.{spelled}", value))
+            setattr(event.attribution, short, text(f"attribution.{spelled}", value))
         elif value is not None:
             _property(event, f"attribution.{spelled}", value)
 
@@ -131,50 +118,13 @@ def _property(event: events_pb2.Event, key: str, value: Json) -> None:
     """Text stays text; everything else is kept as the JSON that it was."""
     if value is None:
         return
-    if _depth(value) > limits.JSON_DEPTH_MAX:
+    if depth(value) > limits.JSON_DEPTH_MAX:
         raise invalid_field(key, f"is nested more than {limits.JSON_DEPTH_MAX} deep", reason="INVALID_PROPERTY")
     if len(event.properties) >= limits.PROPERTIES_MAX and key not in event.properties:
         raise invalid_field(
             key, f"is one property too many; an event may have {limits.PROPERTIES_MAX}", reason="TOO_MANY_PROPERTIES"
         )
     event.properties[key] = value if isinstance(value, str) else orjson.dumps(value).decode()
-
-
-def _depth(value: Json) -> int:
-    level, depth = [value], 0
-    while level and depth <= limits.JSON_DEPTH_MAX:
-        nested = [each for each in level if isinstance(each, dict | list)]
-        level = [inner for each in nested for inner in (each.values() if isinstance(each, dict) else each)]
-        depth += bool(nested)
-        if not nested:
-            break
-    return depth
-
-
-def _text(field: str, value: Json) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise invalid_field(field, "must be text")
-    return str(value)
-
-
-def _number(field: str, value: Json, reason: str = "INVALID_FIELD") -> float:
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            raise invalid_field(field, "must be a number", reason=reason) from None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise invalid_field(field, "must be a finite number", reason=reason)
-    return float(value)
-
-
-def _whole(field: str, value: Json) -> int:
-    number = _number(field, value)
-    if number != int(number) or abs(number) > 2**31 - 1:
-        raise invalid_field(field, "must be a whole number that fits 32 bits")
-    return int(number)
 
 
 def _time(field: str, value: Json) -> Timestamp:
@@ -184,9 +134,9 @@ def _time(field: str, value: Json) -> Timestamp:
             parsed = dates.isoparse(value)
             made.FromDatetime(parsed.astimezone(UTC) if parsed.tzinfo else parsed)
         else:
-            number = _number(field, value, "INVALID_TIMESTAMP")
-            scale = next(scale for bound, scale in _UNIX_SCALES if abs(number) < bound)
-            made.FromDatetime(datetime.fromtimestamp(number / scale, UTC))
+            unix = number(field, value, "INVALID_TIMESTAMP")
+            scale = next(scale for bound, scale in _UNIX_SCALES if abs(unix) < bound)
+            made.FromDatetime(datetime.fromtimestamp(unix / scale, UTC))
     except (ValueError, OverflowError, OSError) as error:
         raise invalid_field(
             field, f"must be an ISO 8601 time or a Unix time ({error})", reason="INVALID_TIMESTAMP"

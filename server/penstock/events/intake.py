@@ -10,6 +10,7 @@ from penstock.events import collect
 from penstock.events.batch import BadRow, Batch, Origin, Raw, RawFormat, Stored
 from penstock.events.committer import Committer
 from penstock.events.v1 import events_pb2, events_service_pb2
+from penstock.rest import ndjson
 
 UPLOAD_ERRORS_SHOWN = 100
 
@@ -64,7 +65,7 @@ class Intake:
         done = Upload()
         seen = 0
         lines: list[bytes] = []
-        async for line in _lines(pieces, done):
+        async for _, line in ndjson.lines(pieces, lambda: done.accepted):
             lines.append(line)
             if len(lines) >= limits.UPLOAD_BATCH_ROWS:
                 await self._store_lines(origin, lines, seen, done)
@@ -97,26 +98,3 @@ def _parsed(lines: Sequence[bytes]) -> tuple[list[events_pb2.Event], dict[int, B
             events.append(events_pb2.Event())
             faults[index] = BadRow(index, error.reason, error.message)
     return events, faults
-
-
-async def _lines(pieces: AsyncIterator[bytes], done: Upload) -> AsyncIterator[bytes]:
-    """The non-empty lines of a body that is cut anywhere."""
-    rest = b""
-    async for piece in pieces:
-        *whole, rest = (rest + piece).split(b"\n")
-        for line in whole:
-            if line.strip():
-                yield _bounded(line, done)
-        _bounded(rest, done)
-    if rest.strip():
-        yield rest
-
-
-def _bounded(line: bytes, done: Upload) -> bytes:
-    if len(line) > limits.COLLECT_BYTES_MAX:
-        raise InvalidInput(
-            f"a line passes {limits.COLLECT_BYTES_MAX} bytes; {done.accepted} lines before it are stored",
-            reason="LINE_TOO_LONG",
-            metadata={"accepted_rows": str(done.accepted)},
-        )
-    return line

@@ -14,7 +14,6 @@ from penstock.pipeline.cleanup import Cleaner, Retention
 from penstock.pipeline.daily import DailyCalculator
 from penstock.pipeline.diff import DiffReader
 from penstock.pipeline.history import HistoryReader
-from penstock.pipeline.operations import Operations, Report
 from penstock.pipeline.runner import PipelineRunner
 from penstock.pipeline.status import StatusReader
 from penstock.pipeline.tables import TABLES
@@ -43,6 +42,7 @@ from penstock.pipeline.v1.pipeline_service_pb2 import (
     StartPipelineRequest,
 )
 from penstock.rpc.call import Call
+from penstock.rpc.operations import Operations, Report
 
 RECENT_RUNS_DEFAULT = 10
 RECENT_SESSIONS_DEFAULT = 20

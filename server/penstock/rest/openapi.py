@@ -27,6 +27,7 @@ _VARIABLE = re.compile(r"\{([\w.]+)\}")
 RAW_REQUESTS: dict[str, tuple[str, Schema]] = {
     "Collect": ("application/json", {"type": "object", "additionalProperties": True}),
     "UploadEvents": ("application/x-ndjson", {"type": "string"}),
+    "UploadProducts": ("application/x-ndjson", {"type": "string"}),
 }
 RAW_RESPONSES: dict[str, tuple[str, Schema]] = {
     "GetOpenApi": ("application/json", {"type": "object", "additionalProperties": True}),

@@ -25,13 +25,13 @@ import structlog
 from google.protobuf import symbol_database
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
-from protovalidate import Validator
 
 from penstock import errors, limits
 from penstock.access.v1 import access_pb2
 from penstock.rpc.address import client_address
 from penstock.rpc.call import Call
 from penstock.rpc.status import abort, fault, status_of
+from penstock.rpc.validation import Bounds
 from penstock.storage.deadline import keep_to
 
 log = structlog.get_logger()
@@ -73,7 +73,7 @@ class Edge:
     def __init__(self, *, trusted_proxies: Sequence[IPv4Network | IPv6Network]) -> None:
         self._address = partial(client_address, trusted=trusted_proxies)
         self._peer_address = lru_cache(PEERS_MAX)(partial(self._address, forwarded_for=""))
-        self._validator = Validator()
+        self._bounds = Bounds()
         self._log = log.bind()  # the lazy one is bound anew with every line
 
     def handlers(self, service: ServiceDescriptor, implementation: object) -> grpc.GenericRpcHandler:
@@ -184,11 +184,7 @@ class Edge:
     def _request(self, request: Message | Malformed) -> Message:
         if isinstance(request, Malformed):
             raise errors.InvalidInput(f"the request cannot be parsed: {request.reason}", reason="MALFORMED_MESSAGE")
-        found = self._validator.collect_violations(request)
-        if found:
-            violations = [errors.Violation(_path(each.proto.field), each.proto.message) for each in found]
-            text = "; ".join(f"{v.field}: {v.description}" for v in violations)
-            raise errors.InvalidInput(text, reason="INVALID_FIELD", violations=violations)
+        self._bounds.check(request)
         return request
 
     async def _requests(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
@@ -310,12 +306,3 @@ def _code(error: BaseException) -> str:
             return "ABORTED"
         case _:
             return "INTERNAL"
-
-
-def _path(field: Any) -> str:
-    """`events[3].price` of protovalidate's field path."""
-    names = []
-    for element in field.elements:
-        subscript = element.subscript
-        names.append(element.field_name + (f"[{subscript.value!r}]" if subscript is not None else ""))
-    return ".".join(names)

@@ -28,11 +28,10 @@ from penstock.storage.lease import Lease
 from penstock.storage.payload import literal
 from penstock.storage.removals import OPERATIONS as REMOVING
 from penstock.storage.removals import Removals, parsed
-from penstock.storage.version import Cut, Gold, Version
+from penstock.storage.version import BY_COMMIT, Cut, Gold, Version
 
 log = structlog.get_logger()
 
-BY_COMMIT = ("bronze_events", "rejected_events", "rejected_replays", "daily_metrics")
 BY_RUN = ("silver_events", "silver_ids", "sessions", "gold_kpis", "gold_events", "gold_visits")
 CHECKPOINT_EVERY_COMMITS = 2_000
 VERSIONS_KNOWN_MAX = 1_000

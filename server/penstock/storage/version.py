@@ -14,7 +14,10 @@ from string import Template
 from penstock.storage.payload import literal
 
 # Rows that were written once and stay: by the commit or the run that made them.
-_BY_COMMIT = frozenset({"bronze_events", "rejected_events", "rejected_replays", "daily_metrics"})
+BY_COMMIT = (
+    *("bronze_events", "rejected_events", "rejected_replays", "daily_metrics"),
+    *("products", "feedback", "experiments"),
+)
 _BY_RUN = frozenset({"silver_events", "sessions", "gold_kpis", "gold_events", "gold_visits"})
 
 # The tables that a cleanup removes rows of, by how old they are: in which column that stands, and as what.
@@ -55,6 +58,20 @@ _DAILY = Template("""(
     ORDER BY date, site_id, commit DESC
     LIMIT 1 BY date, site_id
 )""")
+# Of what one commit replaces of another's: the key, behind which the newest row counts unless it is a tombstone.
+_REPLACED = {"products": "product_id", "experiments": "name"}
+_NEWEST = Template("""(
+    SELECT *
+    FROM
+    (
+        SELECT *
+        FROM $table
+        WHERE $conditions
+        ORDER BY $key, commit DESC
+        LIMIT 1 BY $key
+    )
+    WHERE NOT deleted
+)""")
 _ALL = Template("(SELECT * FROM $table WHERE tenant = $tenant AND $visible)")
 
 
@@ -86,7 +103,7 @@ class Cut:
         """SQL that holds for the rows that went. It binds no parameter."""
         prefix = f"{alias}." if alias else ""
         column, moment = _AGE[self.table]
-        number = "commit" if self.table in _BY_COMMIT else "run"
+        number = "commit" if self.table in BY_COMMIT else "run"
         parts = [
             f"{prefix}tenant = {literal(self.tenant)}",
             f"{prefix}{column} < {moment.format(self.before)}",
@@ -135,7 +152,7 @@ class Version:
         where the statement names an expression like one of the table's columns.
         """
         prefix = f"{alias}." if alias else ""
-        if table in _BY_COMMIT:
+        if table in BY_COMMIT:
             there = f"{prefix}commit <= {self.commit:d}"
         elif table in _BY_RUN:
             there = f"{prefix}run <= {self.gold.run:d}"
@@ -151,6 +168,8 @@ class Version:
         """
         if table == "sessions":
             return self.sessions(tenant=tenant)
+        if table in _REPLACED:
+            return self.newest(table, tenant=tenant)
         template = _DAILY if table == "daily_metrics" else _ALL
         return template.substitute(table=table, tenant=tenant, visible=self.visible(table))
 
@@ -162,3 +181,11 @@ class Version:
         return _SESSIONS.substitute(
             conditions=" AND ".join([f"tenant = {tenant}", self.visible("sessions"), *conditions])
         )
+
+    def newest(self, table: str, *conditions: str, tenant: str = "{tenant:String}") -> str:
+        """`relation(table)` of a table whose rows replace each other by commit, for keys for which `conditions` hold.
+
+        What holds for a row must hold for the newer rows of its key too.
+        """
+        holds = [f"tenant = {tenant}", self.visible(table), *conditions]
+        return _NEWEST.substitute(table=table, key=_REPLACED[table], conditions=" AND ".join(holds))
