@@ -36,6 +36,8 @@ REACHED_S_MAX = 60.0  # a failpoint under load is passed within so long
 READ_S_MAX = 10.0  # what a server sent last is read within so long
 SETTLED_S_MAX = 90.0  # after the last start writers settle what they sent within so long
 RECOVERED_S_MAX = 45.0  # after storage came back batches are stored again within so long
+# Those that events and runs of the pipeline pass by; of what else writes to the log nothing is sent here.
+FAILPOINTS = tuple(name for name in failpoints.NAMES if name.startswith(("commit.", "pipeline.")))
 
 
 class Weather(Enum):
@@ -92,7 +94,7 @@ class Report:
 def rounds_of(seed: int, count: int, ends: Sequence[str] = ()) -> list[Round]:
     """The rounds of a seed. Every kind of end, and of weather, comes before any end comes twice."""
     chance = random.Random(f"{seed}/rounds")
-    kinds = list(ends) or ["kill", "kill", "kill while starting", "drain", *failpoints.NAMES]
+    kinds = list(ends) or ["kill", "kill", "kill while starting", "drain", *FAILPOINTS]
     weathers = [*Weather, Weather.CUTS, Weather.CALM, Weather.CALM]
     made: list[Round] = []
     while len(made) < count:

@@ -48,6 +48,7 @@ NODES: dict[type[exp.Expr], tuple[str, str]] = {
     exp.Values: ("TABLE_FUNCTION_NOT_ALLOWED", "VALUES is no table here; use SELECT arrayJoin([…])"),
     exp.Lateral: ("UNSUPPORTED_SYNTAX", "LATERAL is not ClickHouse's; use ARRAY JOIN"),
     exp.Command: ("NOT_A_SELECT", "only SELECT runs here"),
+    exp.Distinct: ("UNSUPPORTED_SYNTAX", "DISTINCT stands behind SELECT, or first in the parentheses of an aggregate"),
     exp.Describe: ("NOT_A_SELECT", "only SELECT runs here"),
     exp.RawString: ("UNSUPPORTED_SYNTAX", "write texts as '…', not as $$…$$"),
     exp.SessionParameter: ("UNSUPPORTED_SYNTAX", "@@ names a setting of the server; remove it"),
@@ -142,6 +143,8 @@ class Printer:
 
     def operand(self, node: exp.Expr) -> str:
         """The node with parentheses, unless it is one that no operator beside it can take apart."""
+        if isinstance(node, exp.Lambda):  # of AND(x -> 1, 2), which sqlglot takes for the operator
+            return self.refuse(node, *NODES[exp.JSONExtract])
         printed = self.print(node)
         return printed if isinstance(node, _OPERANDS) else f"({printed})"
 

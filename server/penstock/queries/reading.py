@@ -45,7 +45,8 @@ _KEPT = frozenset(("cast", "extract", "columns"))
 _FIRST = frozenset((TokenType.SELECT, TokenType.WITH, TokenType.L_PAREN))
 _OPENING = frozenset((TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.L_BRACE))
 _CLOSING = frozenset((TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE))
-_AFTER_UNION = frozenset((TokenType.ALL, TokenType.DISTINCT))
+_ALL_OR_DISTINCT = frozenset((TokenType.ALL, TokenType.DISTINCT))
+_ENDS_ARGUMENT = frozenset((TokenType.COMMA, TokenType.R_PAREN))
 _ESCAPE = re.compile(r"\\(x[0-7][0-9A-Fa-f]|[^x])", re.DOTALL)
 _BODY = frozenset((TokenType.STRING, TokenType.IDENTIFIER))
 
@@ -144,10 +145,18 @@ def _check(tokens: Sequence[Token], sql: str) -> None:
             )
         if token.token_type is TokenType.L_BRACE and (third is None or third.token_type is not TokenType.COLON):
             raise _at(sql, token, "UNSUPPORTED_SYNTAX", "write map('key', value), or {name:Type} for a parameter")
-        if token.token_type is TokenType.UNION and (following is None or following.token_type not in _AFTER_UNION):
+        if token.token_type is TokenType.UNION and (following is None or following.token_type not in _ALL_OR_DISTINCT):
             raise _at(sql, token, "UNION_AMBIGUOUS", "write UNION ALL or UNION DISTINCT")
+        if following and third and _is_column(token, following, third):
+            raise _at(sql, following, "SYNTAX_ERROR", f"a column named {following.text} stands in backticks")
         if token.token_type is TokenType.CLUSTER_BY:
             raise _at(sql, token, "SYNTAX_ERROR", "CLUSTER BY is not ClickHouse's")
+
+
+def _is_column(token: Token, following: Token, third: Token) -> bool:
+    """Whether ALL or DISTINCT stands where ClickHouse takes it for a column, as in f(DISTINCT, x); sqlglot drops it."""
+    opened = token.token_type is TokenType.L_PAREN and following.token_type in _ALL_OR_DISTINCT
+    return opened and third.token_type in _ENDS_ARGUMENT
 
 
 def _marked(tokens: Sequence[Token]) -> list[Token]:
@@ -155,10 +164,13 @@ def _marked(tokens: Sequence[Token]) -> list[Token]:
     made: list[Token] = []
     types = [token.token_type for token in tokens] + [TokenType.SEMICOLON] * 3
     limit_by = False
+    after_on = _after_on(types)
     for index, token in enumerate(tokens):
         kind = token.token_type
         if types[index + 1] is TokenType.L_PAREN and _is_function(tokens, index):
             made.append(_changed(token, TokenType.VAR, FUNCTION_MARK + token.text))
+        elif index in after_on or index - 1 in after_on:
+            made.append(token)
         elif kind is TokenType.R_PAREN and types[index + 1] is TokenType.L_PAREN:
             made += () if types[index - 1] is TokenType.L_PAREN else (_changed(token, TokenType.COMMA, ","),)
             made.append(_changed(token, TokenType.VAR, PARAMETERS_END))
@@ -174,6 +186,20 @@ def _marked(tokens: Sequence[Token]) -> list[Token]:
         else:
             made.append(token)
     return made
+
+
+def _after_on(types: Sequence[TokenType]) -> set[int]:
+    """Where DISTINCT ON (…) ends: parentheses behind it are the first column, not arguments."""
+    opened: list[int] = []
+    ends = set()
+    for index, kind in enumerate(types):
+        if kind is TokenType.L_PAREN:
+            opened.append(index)
+        elif kind is TokenType.R_PAREN and opened:
+            at = opened.pop()
+            if types[max(at - 2, 0) : at] == [TokenType.DISTINCT, TokenType.ON]:
+                ends.add(index)
+    return ends
 
 
 def _is_function(tokens: Sequence[Token], index: int) -> bool:

@@ -5,7 +5,7 @@ import re
 from sqlglot import exp
 
 from penstock.queries import allowed
-from penstock.queries.printing import Printer, RuleBook, type_text
+from penstock.queries.printing import Printer, RuleBook, spoken, type_text
 from penstock.queries.reading import FUNCTION_MARK, PARAMETERS_END
 
 rule = RuleBook()
@@ -108,18 +108,34 @@ def extract(printer: Printer, node: exp.Extract) -> str:
 
 @rule(exp.Anonymous, parts="this expressions")
 def function(printer: Printer, node: exp.Anonymous) -> str:
-    marked = str(node.this)
-    name = marked.removeprefix(FUNCTION_MARK)
+    marked, name = str(node.this), _name(node)
     if not (marked.startswith(FUNCTION_MARK) or name == "extract") or not allowed.is_function(name):
         return printer.refuse(node, "FUNCTION_NOT_ALLOWED", f"the function {name!r} is not allowed or not known")
     arguments = node.expressions
     ends = [index for index, each in enumerate(arguments) if each.name == PARAMETERS_END]
-    if not ends:
-        return f"{name}({_arguments(printer, node, name)})"
-    if len(ends) > 1 or not allowed.is_aggregate(name):
+    if len(ends) > 1 or (ends and not allowed.is_aggregate(name)):
         return printer.refuse(node, "SYNTAX_ERROR", f"{name!r} is followed by one pair of parentheses")
-    parameters, rest = arguments[: ends[0]], arguments[ends[0] + 1 :]
-    return f"{name}({printer.list(parameters)})({printer.list(rest)})"
+    parameters = f"({printer.list(arguments[: ends[0]])})" if ends else ""
+    rest = arguments[ends[0] + 1 :] if ends else arguments
+    if len(rest) == 1 and isinstance(rest[0], exp.Distinct):
+        return f"{name}{parameters}({_distinct(printer, rest[0], name)})"
+    return f"{name}{parameters}({printer.list(rest) if ends else _arguments(printer, node, name)})"
+
+
+def _name(node: exp.Anonymous) -> str:
+    return str(node.this).removeprefix(FUNCTION_MARK)
+
+
+def _distinct(printer: Printer, node: exp.Distinct, name: str) -> str:
+    """The arguments of an aggregate of different values.
+
+    ClickHouse puts DISTINCT behind the name, whatever it is the name of: f(DISTINCT x) is fDistinct(x) to it.
+    """
+    if not allowed.is_aggregate(f"{name}Distinct"):
+        return printer.refuse(node, "FUNCTION_NOT_ALLOWED", f"{name!r} takes no DISTINCT; only aggregates do")
+    if not node.expressions or node.args.get("on"):
+        return printer.refuse(node, "SYNTAX_ERROR", "DISTINCT is followed by what is to differ")
+    return f"DISTINCT {printer.list(node.expressions)}"
 
 
 def _arguments(printer: Printer, node: exp.Anonymous, name: str) -> str:
@@ -148,7 +164,13 @@ def nulls(printer: Printer, node: exp.Expr) -> str:
 
 @rule(exp.Filter, parts="this expression")
 def filter_(printer: Printer, node: exp.Filter) -> str:
-    return f"{printer.print(node.this)} FILTER ({printer.print(node.expression).strip()})"
+    called = node.this
+    name = _name(called) if isinstance(called, exp.Anonymous) else spoken(called)
+    # This, too, ClickHouse puts behind the name: f(x) FILTER (WHERE y) is fIf(x, y) to it.
+    distinct = "Distinct" if any(isinstance(each, exp.Distinct) for each in called.expressions) else ""
+    if not allowed.is_aggregate(f"{name}{distinct}If"):
+        return printer.refuse(node, "FUNCTION_NOT_ALLOWED", f"{name!r} takes no FILTER; only aggregates do")
+    return f"{printer.print(called)} FILTER ({printer.print(node.expression).strip()})"
 
 
 @rule(exp.Window, parts="this partition_by order spec alias over")

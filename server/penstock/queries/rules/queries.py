@@ -13,6 +13,8 @@ rule = RuleBook()
 
 _SIDES = frozenset(("", "LEFT", "RIGHT", "FULL", "INNER"))
 _KINDS = frozenset(("", "INNER", "OUTER", "CROSS", "SEMI", "ANTI", "ANY", "ALL", "ASOF"))
+# What ARRAY JOIN may name. sqlglot takes {x:Array(String)} for a map there.
+_ARRAYS = (exp.Column, exp.Columns, exp.Anonymous, exp.Array, exp.Cast, exp.CastToStrType, exp.Subquery)
 
 
 @rule(
@@ -24,8 +26,10 @@ def select(printer: Printer, node: exp.Select) -> str:
     with _with(printer, args.get("with_")) as prefix:
         # Names of tables first, so that reasons come in a sensible order; the text is put together afterwards.
         source = printer.print(args["from_"]) if args.get("from_") else ""
+        if args.get("joins") and not source:
+            printer.refuse(args["joins"][0], "SYNTAX_ERROR", "a JOIN stands behind FROM")
         joins = "".join(printer.print(join) for join in args.get("joins") or ())
-        distinct = printer.print(args["distinct"]) + " " if args.get("distinct") else ""
+        distinct = _distinct(printer, args["distinct"]) if args.get("distinct") else ""
         made = f"{prefix}SELECT {distinct}{printer.list(args['expressions'])}{source}{joins}"
         for part in ("where", "group", "having"):
             made += printer.print(args[part]) if args.get(part) else ""
@@ -149,7 +153,7 @@ def join(printer: Printer, node: exp.Join) -> str:
     side, kind = node.side, node.kind
     if kind == "ARRAY":
         outer = "LEFT " if side == "LEFT" else ""
-        return f" {outer}ARRAY JOIN {printer.list([node.this, *node.expressions])}"
+        return f" {outer}ARRAY JOIN {', '.join([_array(printer, each) for each in (node.this, *node.expressions)])}"
     if side not in _SIDES or kind not in _KINDS or node.expressions:
         return printer.refuse(node, "UNSUPPORTED_SYNTAX", f"{side} {kind} JOIN is not supported here".strip())
     on, using = node.args.get("on"), node.args.get("using")
@@ -161,6 +165,17 @@ def join(printer: Printer, node: exp.Join) -> str:
     if on:
         made += f" ON {printer.print(on)}"
     return made + (f" USING ({printer.list(using)})" if using else "")
+
+
+def _array(printer: Printer, node: exp.Expr) -> str:
+    """One array of ARRAY JOIN, printed so that sqlglot could read it: without parentheses about it."""
+    array = node.this if isinstance(node, exp.Alias) else node
+    if not isinstance(array, _ARRAYS):
+        message = "ARRAY JOIN takes columns, arrays and functions; write arrayConcat(…) about anything else"
+        return printer.refuse(node, "UNSUPPORTED_SYNTAX", message)
+    if array is node or isinstance(array, exp.Columns):
+        return printer.print(node)
+    return f"{printer.print(array)} AS {printer.print(node.args['alias'])}"
 
 
 @rule(exp.Where, exp.Having, exp.Qualify, parts="this")
@@ -234,14 +249,9 @@ def offset(printer: Printer, node: exp.Offset) -> str:
     return f" OFFSET {printer.print(node.expression)}"
 
 
-@rule(exp.Distinct, parts="expressions on")
-def distinct(printer: Printer, node: exp.Distinct) -> str:
+def _distinct(printer: Printer, node: exp.Distinct) -> str:
     on = node.args.get("on")
-    return (
-        "DISTINCT"
-        + (f" ON ({printer.list(_members(on))})" if on else "")
-        + (f" {printer.list(node.expressions)}" if node.expressions else "")
-    )
+    return f"DISTINCT ON ({printer.list(_members(on))}) " if on else "DISTINCT "
 
 
 def _members(node: exp.Expr) -> list[exp.Expr]:

@@ -1,6 +1,7 @@
 """Rules for names, values, parameters and types."""
 
 import re
+from types import NoneType
 
 from sqlglot import exp
 
@@ -16,6 +17,8 @@ NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _HEX = re.compile(r"[0-9A-Fa-f]{1,64}")
 _BITS = re.compile(r"[01]{1,256}")
 _PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+# What a type stands in; one that is read from a text stands alone.
+_TYPED = (exp.Cast, exp.CastToStrType, exp.Placeholder, exp.ColumnDef, exp.DataType, NoneType)
 # Names that no view has and the engine would know.
 _HIDDEN = re.compile(
     "tenant|run|_part|_part_(index|uuid|offset|starting_offset|granule_offset|data_version)|_partition_(id|value)"
@@ -78,7 +81,17 @@ def columns(printer: Printer, node: exp.Columns) -> str:
 
 @rule(exp.Alias, parts="this alias")
 def alias(printer: Printer, node: exp.Alias) -> str:
+    if _is_columns(node.this):
+        # ClickHouse, which does not read this as a SELECT, would take (SELECT (*) AS x) for a function of that name.
+        return printer.refuse(node, "SYNTAX_ERROR", "columns of a star or of COLUMNS keep their names; remove AS")
     return f"{printer.operand(node.this)} AS {printer.print(node.args['alias'])}"
+
+
+def _is_columns(node: exp.Expr) -> bool:
+    """Whether the node stands for columns, of which there may be any number."""
+    while isinstance(node, (exp.Paren, exp.Column, exp.Dot)):
+        node = node.expression if isinstance(node, exp.Dot) else node.this
+    return isinstance(node, (exp.Star, exp.Columns))
 
 
 @rule(exp.Literal, parts="this is_string")
@@ -131,7 +144,7 @@ def parameter(printer: Printer, node: exp.Placeholder) -> str:
     return f"{{{name}:{printed}}}"
 
 
-@rule(exp.Array, parts="expressions")
+@rule(exp.Array, parts="expressions value_constructor")
 def array(printer: Printer, node: exp.Array) -> str:
     return f"[{printer.list(node.expressions)}]"
 
@@ -179,6 +192,8 @@ def cast_to_text(printer: Printer, node: exp.CastToStrType) -> str:
 
 @rule(exp.DataType, parts="this expressions nested nullable")
 def data_type(printer: Printer, node: exp.DataType) -> str:
+    if not isinstance(node.parent, _TYPED):
+        return printer.refuse(node, "SYNTAX_ERROR", "a type stands where values are converted; see CAST")
     name = allowed.TYPES.get(node.this)
     if name is None:
         written = getattr(node.this, "value", node.this)
