@@ -163,7 +163,7 @@ def test_what_a_text_says_never_becomes_sql() -> None:
 def test_dimensions_are_those_that_all_parts_have() -> None:
     catalog = load_catalog()
     assert set(catalog.dimensions("gmv")) > {"site", "device", "product", "properties.<key>"}
-    assert catalog.dimensions("bounce_rate") == ("site", "source", "medium", "campaign")
+    assert catalog.dimensions("bounce_rate") == ("site", "source", "medium", "campaign", "experiment.<name>")
 
 
 def test_the_alert_threshold_of_conversion_is_a_setting() -> None:

@@ -3,12 +3,14 @@
 Both are SQL over silver_events or sessions. A property's key is the client's, so it is always bound, never written.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 PROPERTIES = "properties."
+EXPERIMENT = "experiment."
 KEY_BYTES_MAX = 128  # as ingest takes them
 
 # By what a client says of itself. A tablet on Android does not call itself mobile; a phone does.
@@ -41,7 +43,10 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field of events or sessions. `sql` is empty for a property, which is read by its key."""
+    """One field of events or sessions.
+
+    `sql` is empty for a property, which is read by its key, and for a variant, until its experiment is joined.
+    """
 
     source: Source
     name: str
@@ -140,18 +145,28 @@ DIMENSIONS: Mapping[Source, tuple[str, ...]] = {
     Source.SESSIONS: ("site", "source", "medium", "campaign"),
 }
 ANY_PROPERTY = f"{PROPERTIES}<key>"
+ANY_EXPERIMENT = f"{EXPERIMENT}<name>"
+_EXPERIMENT_NAME = re.compile("[a-z][a-z0-9_-]{0,63}")
 
 
 def dimensions_of(sources: frozenset[Source]) -> tuple[str, ...]:
     """The dimensions that all of `sources` have, as the catalogue shows them."""
     shared = [name for name in DIMENSIONS[Source.EVENTS] if all(name in DIMENSIONS[each] for each in sources)]
-    return tuple(shared) if Source.SESSIONS in sources else (*shared, ANY_PROPERTY)
+    return (*shared, *(() if Source.SESSIONS in sources else (ANY_PROPERTY,)), ANY_EXPERIMENT)
+
+
+def experiment_of(name: str) -> str:
+    """The experiment whose variants a dimension is; empty where it is another dimension."""
+    experiment = name.removeprefix(EXPERIMENT)
+    return experiment if experiment != name and _EXPERIMENT_NAME.fullmatch(experiment) else ""
 
 
 def dimension(source: Source, name: str) -> Field | None:
     """The field behind a dimension; None where the source does not have it."""
     if name in DIMENSIONS[source]:
         return FIELDS[source][name]
+    if experiment_of(name):
+        return Field(source, name, Kind.TEXT)
     key = name.removeprefix(PROPERTIES)
     if source is Source.EVENTS and key != name and 0 < len(key.encode()) <= KEY_BYTES_MAX:
         return Field(Source.EVENTS, name, Kind.PROPERTY)

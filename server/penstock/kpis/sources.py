@@ -13,8 +13,9 @@ from functools import cache
 from string import Template
 
 from penstock import limits
+from penstock.kpis import experiments
 from penstock.kpis.expression import MetricType, compiled
-from penstock.kpis.fields import VISIT_FIELDS, Bindings, Field, Source, dimension, text_sql
+from penstock.kpis.fields import VISIT_FIELDS, Bindings, Field, Source, dimension, experiment_of, text_sql
 from penstock.kpis.formula import Aggregate, Compared, Comparison, Condition, Function, aggregate_sql, condition_sql
 from penstock.kpis.grain import Even, Windows
 from penstock.pipeline.visits import QUARTER_S
@@ -103,6 +104,16 @@ class Selection:
     filters: tuple[Filter, ...]
     currency: str  # that amounts are in; empty where they are split by currency
 
+    @property
+    def used(self) -> tuple[str, ...]:
+        """The dimensions that it is split or filtered by, each once."""
+        return tuple(dict.fromkeys((*self.dimensions, *(each.dimension for each in self.filters))))
+
+    @property
+    def experiments(self) -> tuple[str, ...]:
+        """Those whose variants are among them."""
+        return tuple(filter(None, map(experiment_of, self.used)))
+
     def total(self) -> "Selection":
         """The same as one window, not split."""
         return replace(self, windows=self.windows.whole(), dimensions=())
@@ -161,7 +172,7 @@ def _tables(selection: Selection, aggregate: Aggregate) -> list[Table]:
     """The tables that can answer, the cheapest first."""
     if aggregate.source is Source.SESSIONS:
         return [Table.SESSIONS]
-    used = {*selection.dimensions, *(each.dimension for each in selection.filters)}
+    used = frozenset(selection.used)
     gold = [
         table
         for table, known in _GOLD_DIMENSIONS.items()
@@ -272,11 +283,12 @@ def _select(selection: Selection, table: Table, columns: Sequence[str], bind: Bi
     source = Source.SESSIONS if table is Table.SESSIONS else Source.EVENTS
     keys = [f"{_window(selection.windows, table, bind)} AS w"]
     for n, name in enumerate(selection.dimensions):
-        field = _field(table, source, name)
+        field = _field(selection, table, source, name)
         keys.append(f"{text_sql(field, bind)} AS d{n}")
     return _STATEMENT.substitute(
         columns=",\n    ".join([*keys, *columns]),
-        relation=_relation(selection, table, bind),
+        relation=_relation(selection, table, bind)
+        + experiments.joined(selection.experiments, selection.version, selection.windows.end, bind),
         conditions="\n    AND ".join(_conditions(selection, table, source, bind)),
         grouping=f"GROUP BY {', '.join(_keys(selection))}",
     )
@@ -310,13 +322,16 @@ def _conditions(selection: Selection, table: Table, source: Source, bind: Bindin
             conditions.append(f"{column} >= toDateTime({bind.add(start, 'UInt32')}, 'UTC')")
             conditions.append(f"{column} < toDateTime({bind.add(end, 'UInt32')}, 'UTC')")
     for each in selection.filters:
-        field = _field(table, source, each.dimension)
+        field = _field(selection, table, source, each.dimension)
         compared = condition_sql(Compared(field, each.comparison, each.values), bind)
         conditions.append(f"NOT {compared}" if each.negated else compared)
     return conditions
 
 
-def _field(table: Table, source: Source, name: str) -> Field:
+def _field(selection: Selection, table: Table, source: Source, name: str) -> Field:
+    experiment = experiment_of(name)
+    if experiment:
+        return experiments.variant(source, name, selection.experiments.index(experiment))
     field = VISIT_FIELDS[name] if table is Table.GOLD_VISITS else dimension(source, name)
     assert field is not None, name
     return field
