@@ -19,12 +19,18 @@ _NAMES = frozenset(
         "Conflict",
         "Error",
         "Event",
+        "Filters",
+        "Interaction",
         "InvalidRequest",
+        "LimitReached",
+        "LoadedProducts",
         "NotFound",
         "OffsetMismatch",
         "Operation",
         "OutOfRange",
         "Overloaded",
+        "PageTokenExpired",
+        "Product",
         "QueryLimit",
         "RejectedRow",
         "ResumeTokenExpired",
@@ -49,6 +55,8 @@ _NAMES = frozenset(
         "WriterClosed",
         "WriterStats",
         "event",
+        "interaction",
+        "product",
     )
 )
 

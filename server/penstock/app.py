@@ -13,11 +13,7 @@ from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from penstock.catalog.products import Catalogue
-from penstock.catalog.reader import ProductReader
-from penstock.catalog.service import CatalogService
-from penstock.catalog.v1 import catalog_service_pb2
-from penstock.catalog.writer import CatalogueWriter
+from penstock.discovery import Discovery
 from penstock.events.committer import Committer
 from penstock.events.intake import Intake
 from penstock.events.reader import EventReader
@@ -41,16 +37,17 @@ from penstock.kpis.series import SeriesReader
 from penstock.kpis.service import KpiService
 from penstock.kpis.trends import TrendReader
 from penstock.kpis.v1 import kpis_service_pb2
-from penstock.kpis.workers import Workers
 from penstock.operations.health import HealthChecker
 from penstock.operations.loop_lag import LoopLag
-from penstock.operations.probes import IngestProbe, PipelineProbe, StorageProbe
+from penstock.operations.probes import CacheProbe, IndexProbe, IngestProbe, PipelineProbe, StorageProbe
 from penstock.operations.service import IngestFigures, OperationsService
 from penstock.operations.v1 import operations_service_pb2
 from penstock.operations.versions import own_version
 from penstock.pipeline.cleanup import Cleaner
 from penstock.pipeline.daily import DailyCalculator
 from penstock.pipeline.diff import DiffReader
+from penstock.pipeline.forget import Forgetter
+from penstock.pipeline.forget_rows import PersonalTable
 from penstock.pipeline.history import HistoryReader
 from penstock.pipeline.runner import PipelineRunner
 from penstock.pipeline.service import PipelineService
@@ -75,6 +72,7 @@ from penstock.storage.engine import ClickHouseEngine, open_engine
 from penstock.storage.lease import Lease
 from penstock.storage.schema import migrate
 from penstock.storage.user_sql.lane import open_user_sql
+from penstock.workers import Workers
 
 log = structlog.get_logger()
 
@@ -91,8 +89,8 @@ class Parts:
     checker: HealthChecker
     health: health.aio.HealthServicer
     loop_lag: LoopLag
-    catalogue: Catalogue
-    catalogue_writer: CatalogueWriter
+    discovery: Discovery
+    forgetter: Forgetter
     services: Mapping[ServiceDescriptor, object]
     draining: asyncio.Event
 
@@ -120,11 +118,14 @@ class Server:
             ending.push_async_callback(engine.close)
             await migrate(engine, settings)
             commit_log = await _commit_log(engine, ending)
-            queries = await ending.enter_async_context(_queries(settings, engine, commit_log))
+            queries, costs = await ending.enter_async_context(_queries(settings, engine, commit_log))
             workers = Workers()
             ending.push_async_callback(workers.close)
-            parts = _assemble(settings, engine, commit_log, queries, workers)
+            discovery = await ending.enter_async_context(Discovery.open(settings, engine, commit_log))
+            parts = _assemble(settings, engine, commit_log, queries, costs, workers, discovery)
             await parts.runner.open()
+            if commit_log.leads:
+                await parts.forgetter.resume()
             edge = Edge(trusted_proxies=settings.trusted_proxies)
             server = make_server([edge.handlers(service, part) for service, part in parts.services.items()])
             _add_standard_services(server, parts)
@@ -148,15 +149,16 @@ class Server:
         await parts.checker.drain()
         parts.draining.set()
         await parts.feed.close()
+        # First, because what experiments showed is stored through the committer.
+        await parts.discovery.stop_writing()
         await parts.committer.stop()
-        await parts.catalogue_writer.stop()
         # Streams have had their answers by now; the grace is for their clients to read them.
         await self._server.stop(self._settings.drain_s)
         await parts.operations.stop()
+        await parts.forgetter.stop()
         await parts.cleaner.stop()
         await parts.runner.stop()
         await parts.checker.stop()
-        await parts.catalogue.stop()
         parts.loop_lag.stop()
         log.info("drained")
 
@@ -185,7 +187,9 @@ async def _cancel(task: asyncio.Task[None]) -> None:
 
 
 @asynccontextmanager
-async def _queries(settings: Settings, engine: ClickHouseEngine, commit_log: CommitLog) -> AsyncIterator[QueryService]:
+async def _queries(
+    settings: Settings, engine: ClickHouseEngine, commit_log: CommitLog
+) -> AsyncIterator[tuple[QueryService, CostRecorder]]:
     """SQL of users, on handles of its own."""
     sql = open_user_sql(settings)
     costs = CostRecorder(engine)
@@ -194,7 +198,7 @@ async def _queries(settings: Settings, engine: ClickHouseEngine, commit_log: Com
     asker = Asker(runner, settings, VIEWS, metrics)
     costs.start()
     try:
-        yield QueryService(runner, Explainer(sql, engine), asker, costs)
+        yield QueryService(runner, Explainer(sql, engine), asker, costs), costs
     finally:
         await asker.close()
         await sql.close()
@@ -202,7 +206,13 @@ async def _queries(settings: Settings, engine: ClickHouseEngine, commit_log: Com
 
 
 def _assemble(
-    settings: Settings, engine: ClickHouseEngine, commit_log: CommitLog, queries: QueryService, workers: Workers
+    settings: Settings,
+    engine: ClickHouseEngine,
+    commit_log: CommitLog,
+    queries: QueryService,
+    costs: CostRecorder,
+    workers: Workers,
+    discovery: Discovery,
 ) -> Parts:
     draining = asyncio.Event()
     streams = Streams(commit_log)
@@ -221,10 +231,21 @@ def _assemble(
     runner = PipelineRunner(engine, commit_log, settings)
     cleaner = Cleaner(engine, commit_log, runner, settings)
     operations = Operations()
+    daily = DailyCalculator(engine, commit_log, settings)
+    forgetter = Forgetter(
+        engine,
+        commit_log,
+        runner,
+        cleaner,
+        daily,
+        settings,
+        also=(PersonalTable("feedback", "user_id"),),
+        before=(costs.flush,),
+    )
     pipeline = PipelineService(
         runner,
         operations,
-        DailyCalculator(engine, commit_log, settings),
+        daily,
         cleaner,
         StatusReader(engine, commit_log, runner, cleaner),
         HistoryReader(engine, commit_log),
@@ -240,7 +261,14 @@ def _assemble(
     pipeline_probe = PipelineProbe(_lag_seconds(runner), lambda: commit_log.gold.last_commit)
     health_servicer = health.aio.HealthServicer()
     checker = HealthChecker(
-        [StorageProbe(engine), IngestProbe(lambda: committer.queued_bytes), pipeline_probe], health_servicer
+        [
+            StorageProbe(engine),
+            IngestProbe(lambda: committer.queued_bytes),
+            pipeline_probe,
+            IndexProbe(discovery.loading),
+            CacheProbe(discovery.redis),
+        ],
+        health_servicer,
     )
     loop_lag = LoopLag()
     status = OperationsService(
@@ -250,8 +278,6 @@ def _assemble(
         lag_s=lambda: pipeline_probe.lag_s,
         openapi=document_json(own_version()),
     )
-    catalogue = Catalogue(engine, commit_log)
-    catalogue_writer = CatalogueWriter(engine, commit_log, catalogue, settings.currency)
     services: dict[ServiceDescriptor, object] = {
         events_service_pb2.DESCRIPTOR.services_by_name["EventService"]: events,
         pipeline_service_pb2.DESCRIPTOR.services_by_name["PipelineService"]: pipeline,
@@ -268,11 +294,9 @@ def _assemble(
             quality=QualityReader(engine, commit_log, settings, reader.freshness),
             latency=LatencyReader(engine, commit_log),
         ),
-        catalog_service_pb2.DESCRIPTOR.services_by_name["CatalogService"]: CatalogService(
-            catalogue_writer, ProductReader(engine, commit_log, catalogue)
-        ),
         queries_service_pb2.DESCRIPTOR.services_by_name["QueryService"]: queries,
         operations_service_pb2.DESCRIPTOR.services_by_name["OperationsService"]: status,
+        **discovery.services(intake, operations, forgetter),
     }
     return Parts(
         committer,
@@ -283,8 +307,8 @@ def _assemble(
         checker,
         health_servicer,
         loop_lag,
-        catalogue,
-        catalogue_writer,
+        discovery,
+        forgetter,
         services,
         draining,
     )
@@ -321,10 +345,10 @@ def _add_standard_services(server: grpc.aio.Server, parts: Parts) -> None:
 async def _start(settings: Settings, parts: Parts, server: grpc.aio.Server) -> None:
     parts.loop_lag.start()
     parts.committer.start()
-    parts.catalogue.start()
-    parts.catalogue_writer.start()
+    await parts.discovery.start()
     if settings.pipeline_enabled:
         parts.runner.start()
         parts.cleaner.start()
+    parts.forgetter.start()
     await server.start()
     await parts.checker.start()

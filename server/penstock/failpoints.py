@@ -31,6 +31,9 @@ NAMES = (
     "feedback.before_insert",
     "feedback.before_log",
     "feedback.before_ack",
+    "forget.after_log",
+    "forget.after_gold",
+    "forget.before_done",
 )
 
 

@@ -42,6 +42,45 @@ UPLOAD_PRODUCTS = 2_000  # lines of an upload that make one commit
 LINE_ERRORS_SHOWN = 100  # of an upload
 PRODUCTS_LOADED_ROWS = 50_000  # that one statement reads when a catalogue comes into memory
 
+# --- search ----------------------------------------
+SEARCH_THREADS = 2  # more would only take turns on the cores
+SEARCHES_WAITING_MAX = 512  # past it a search is told OVERLOADED; the last of them waits some 0.3 s
+SEARCH_BATCH = 64  # vectors' neighbours that are computed in one go
+SEARCH_DEPTH_MAX = 10_000  # results that pages reach
+SEARCH_RESULTS_DEFAULT = 20
+NEIGHBOURS_DEFAULT = 10
+FACET_VALUES_MAX = 100  # of one facet in an answer
+INDEX_APPLY_PRODUCTS = 2_000  # changes that become visible together; some 0.3 s of work
+INDEX_ENCODE_PRODUCTS = 64  # whose vectors become visible together; some 0.4 s of work
+INDEX_TEND_S = 2.0  # between two looks at whether the index is to be rebuilt, measured or saved
+INDEX_RETRY_S = 1.0  # after what keeps the index up to date failed
+INDEX_SAVE_S = 300.0  # between two saves while the catalogue changes; what changed since is read again at start
+INDEX_RECALL_S = 600.0  # between two checks of the recall while the catalogue changes
+INDEX_PIN_S = 300.0  # for which the version of a first page stays, for the pages that follow
+INDEX_PINS_MAX = 64  # such versions; each keeps what was replaced since from being freed
+VECTORS_FOUND_AT_ONCE = 1_000  # by one statement; a vector is 2 kB of text in its answer
+VECTORS_KEPT_AT_ONCE = 1_000  # by one insert
+
+# --- recommendations and feedback ----------------------------------------
+TRAINING_INTERACTIONS_MAX = 2_000_000  # the newest; as columns 60 MB, and as much again where they are learnt from
+TRAINING_S_MAX = 900.0
+TRAINING_INTERVAL_S = 60.0  # between two looks at whether there is enough new behaviour
+TRAINING_NEW_MIN = 100  # interactions, before it is worth learning anew,
+TRAINING_NEW_SHARE = 0.05  # and as a share of those that were learnt from
+RECOMMENDATIONS_DEFAULT = 10
+RECOMMENDATION_HITS = 500  # of a search, that are ranked for a user
+HISTORIES_KEPT_MAX = 20_000  # of users that came after the last training; some 10 kB each
+HISTORY_ROWS_MAX = 1_000  # of one user that are read
+ACTIVE_USERS_MAX = 200_000  # since the last training; past it what users did is read from the database
+EXPERIMENTS_MAX = 100  # of one tenant
+EXPOSURES_QUEUED_MAX = 10_000  # past it they are dropped, never a recommendation
+EXPOSURES_KNOWN_MAX = (
+    200_000  # users and experiments of which an exposure is stored already; each is stored once an hour
+)
+EXPOSURE_AGAIN_S = 3_600.0
+AFFINITIES_SHOWN_MAX = 100
+INTERACTIONS_SHOWN_DEFAULT = 20
+
 # --- reading ----------------------------------------
 PAGE_ROWS_DEFAULT = 50
 TAIL_FETCH_ROWS = 1_000

@@ -63,8 +63,26 @@ class Settings(BaseSettings):
         (
             *("page_view", "product_view", "search", "click", "impression", "add_to_cart", "remove_from_cart"),
             *("add_to_wishlist", "begin_checkout", "checkout", "purchase", "refund", "signup", "login", "logout"),
+            "exposure",
         ),
         description="Event types that /dq/status knows, separated by commas; others count as unknown.",
+    )
+    redis_url: str = Field(
+        "embedded",
+        description="Where what may be lost is kept: `embedded` for a Redis of this server's own, `redis://host:port/0`,"
+        " `rediss://…` or `unix:///path` for one that servers share, empty for none.",
+    )
+    redis_memory_bytes: int = Field(
+        256 * 1024 * 1024, ge=16 * 1024 * 1024, description="Memory of the embedded Redis, in bytes."
+    )
+    encoder: str = Field(
+        "minilm",
+        pattern="^(minilm|clip)$",
+        description="What makes vectors of texts: `minilm`, which comes with Penstock, or `clip` from `encoder_path`."
+        " When it changes, products are encoded anew in the background.",
+    )
+    encoder_path: Path | None = Field(
+        None, description="Folder of CLIP's ONNX files: text_model.onnx, vision_model.onnx, tokenizer.json."
     )
     ask_url: str = Field(
         "",
@@ -83,6 +101,13 @@ class Settings(BaseSettings):
         if isinstance(items, str):
             return [item.strip() for item in items.split(",") if item.strip()]
         return items
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_redis(cls, url: str) -> str:
+        if url not in ("", "embedded") and urlsplit(url).scheme not in ("redis", "rediss", "unix"):
+            raise ValueError("must be embedded, redis://host:port/0, rediss://…, unix:///path, or empty")
+        return url
 
     @field_validator("clickhouse_url")
     @classmethod

@@ -10,18 +10,28 @@ from google.api import annotations_pb2
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 
 from penstock.access.v1 import access_pb2
+from penstock.catalog.v1 import catalog_service_pb2
 from penstock.events import bronze, engine_schema
 from penstock.events.v1 import events_pb2, events_service_pb2
+from penstock.feedback.v1 import feedback_service_pb2
 from penstock.kpis.v1 import kpis_service_pb2
 from penstock.operations.v1 import operations_service_pb2
 from penstock.pipeline.v1 import pipeline_service_pb2
+from penstock.queries.v1 import queries_service_pb2
+from penstock.recommendations.v1 import recommendations_service_pb2
+from penstock.rest import contract
 from penstock.rpc.bind import needs_of
+from penstock.search.v1 import search_service_pb2
 from penstock.settings import Settings
 
 ROOT = Path(__file__).parents[2]
+MODULES = (
+    *(catalog_service_pb2, events_service_pb2, feedback_service_pb2, kpis_service_pb2, operations_service_pb2),
+    *(pipeline_service_pb2, queries_service_pb2, recommendations_service_pb2, search_service_pb2),
+)
 METHODS = [
     method
-    for module in (events_service_pb2, kpis_service_pb2, operations_service_pb2, pipeline_service_pb2)
+    for module in MODULES
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 ]
@@ -29,6 +39,11 @@ METHODS = [
 
 def by_name(method: MethodDescriptor) -> str:
     return method.full_name
+
+
+def test_every_service_is_looked_at() -> None:
+    named = {service.full_name for module in MODULES for service in module.DESCRIPTOR.services_by_name.values()}
+    assert named == set(contract.service_names())
 
 
 @pytest.mark.parametrize("method", METHODS, ids=by_name)
@@ -39,6 +54,11 @@ def test_every_rpc_declares_what_it_needs_and_its_rest_face(method: MethodDescri
     assert needs.cache
     rule = method.GetOptions().Extensions[annotations_pb2.http]  # type: ignore[index]
     verb = rule.WhichOneof("pattern")
+    if verb is None:
+        path = f"/{method.containing_service.full_name}/{method.name}"
+        comment = next(rpc.comment for rpc in contract.rpcs() if rpc.path == path)
+        assert "no REST face" in comment, "an rpc without a REST face says why"
+        return
     if needs.cost == access_pb2.COST_CLASS_WRITE:
         assert verb in {"post", "patch", "delete"}
     if needs.cost == access_pb2.COST_CLASS_HEAVY and verb == "get":
@@ -47,7 +67,8 @@ def test_every_rpc_declares_what_it_needs_and_its_rest_face(method: MethodDescri
 
 @pytest.mark.parametrize("method", METHODS, ids=by_name)
 def test_a_stream_that_rest_can_reach_ends_with_a_frame_that_says_so(method: MethodDescriptor) -> None:
-    if not method.server_streaming or method.output_type.full_name == "google.api.HttpBody":
+    has_rest = method.GetOptions().Extensions[annotations_pb2.http].WhichOneof("pattern")  # type: ignore[index]
+    if not has_rest or not method.server_streaming or method.output_type.full_name == "google.api.HttpBody":
         return  # a body as it is has the end that its own format gives it
     frame = method.output_type.oneofs_by_name["frame"]
     assert {"error", "end"} <= {field.name for field in frame.fields}
@@ -92,7 +113,7 @@ def test_counts_and_money_are_json_numbers() -> None:
     """int64 prints as a string in JSON: only positions in a stream and commits, which may pass 2^53, are such."""
     positions = {"offset", "next_offset", "expected_offset", "commit", "run", "first_commit", "last_commit",
                  "processed_commit", "version", "current_version", "oldest_version", "from_version",
-                 "to_version"}  # fmt: skip
+                 "to_version", "index_version", "snapshot_commit"}  # fmt: skip
     wide = {FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_UINT64}
     seen: set[str] = set()
     for method in METHODS:

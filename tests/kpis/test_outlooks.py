@@ -18,7 +18,7 @@ from penstock.kpis.outlooks import Outlooks, Target
 from penstock.kpis.own_metrics import Catalogs
 from penstock.kpis.series import SeriesReader
 from penstock.kpis.v1 import kpis_service_pb2 as pb
-from penstock.kpis.workers import Workers
+from penstock.workers import Workers
 from tests.kpis.conftest import Clock
 from tests.kpis.gold import NOON, Event, Gold
 

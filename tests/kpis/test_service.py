@@ -31,7 +31,7 @@ from penstock.kpis.v1.kpis_service_pb2 import (
     WatchMetricsRequest,
 )
 from penstock.kpis.v1.kpis_service_pb2_grpc import KpiServiceStub
-from penstock.kpis.workers import Workers
+from penstock.workers import Workers
 from penstock.rpc.bind import Edge
 from penstock.settings import Settings
 from penstock.storage.commit_log import CommitLog

@@ -14,7 +14,7 @@ import pytest
 
 from penstock import limits
 from penstock.errors import InvalidInput, Overloaded, TimedOut, Unavailable, invalid_field
-from penstock.kpis.workers import Workers
+from penstock.workers import Workers
 
 START_S = 60.0  # a spawned interpreter on a busy machine
 
@@ -136,7 +136,7 @@ async def test_closing_ends_what_runs_and_what_waits() -> None:
 
 PARENT = """
 import asyncio, time
-from penstock.kpis.workers import Workers
+from penstock.workers import Workers
 from tests.kpis.test_workers import whoami
 
 async def main():

@@ -101,10 +101,20 @@ _REPLAYED = """
 INSERT INTO rejected_replays (tenant, commit, rejected_id)
 SELECT tenant, commit, rejected_id FROM rejected_events ORDER BY rejected_id LIMIT 3
 """
+_PRODUCTS = """
+INSERT INTO products (tenant, product_id, commit, deleted, name, price, attributes, message)
+SELECT tenant, product_id, commit, event_type = 'refund', path, price, properties, path
+FROM silver_events
+"""
+_FEEDBACK = """
+INSERT INTO feedback (tenant, commit, user_id, product_id, interaction_type, request_id, event_time, ingest_time, query)
+SELECT tenant, commit, user_id, product_id, 'CLICK', toString(event_id), event_time, ingest_time, path
+FROM silver_events
+"""
 
 
 async def fill(engine: Engine) -> None:
     """Rows of both tenants in every table that a view reads; some of them newer than VERSION."""
     await engine.execute(_SILVER, {"secret": SECRET})
-    for statement in (_BRONZE, _GOLD, _SESSIONS, _DAILY, _REJECTED, _REPLAYED):
+    for statement in (_BRONZE, _GOLD, _SESSIONS, _DAILY, _REJECTED, _REPLAYED, _PRODUCTS, _FEEDBACK):
         await engine.execute(statement)

@@ -10,6 +10,7 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from tests.process import ServerProcess
+from tests.rest import discovery
 from tests.rest.test_transcoding import error_of
 
 NDJSON = b'{"event_type": "page_view", "user_id": "upload-1"}\n{"event_type": "page_view", "user_id": "upload-2"}\n'
@@ -75,6 +76,7 @@ SUCCESSES: list[tuple[str, str, object, set[str]]] = [
     ("POST", "/api/v1/sql/validate", {"sql": "SELECT url FROM system.tables"}, {"allowed", "reasons"}),
     ("POST", "/api/v1/sql/explain", {"sql": "SELECT count() AS n FROM events"}, {"version", "bytes"}),
     ("GET", "/v1/queries/costs", None, {"costs"}),
+    *discovery.SUCCESSES,
 ]
 
 # Method, path, JSON body (bytes: as they are), HTTP status, gRPC code, reason.
@@ -143,6 +145,7 @@ FAILURES: list[tuple[str, str, object, int, int, str]] = [
     ("POST", "/api/v1/sql/explain", {"sql": "SELECT file('x')"}, 400, INVALID_ARGUMENT, "SQL_REFUSED"),
     ("POST", "/query/natural", {"question": "how many?"}, 400, FAILED_PRECONDITION, "ASK_NOT_CONFIGURED"),
     ("GET", "/v1/queries/costs?page_token=nonsense", None, 400, INVALID_ARGUMENT, "INVALID_PAGE_TOKEN"),
+    *discovery.FAILURES,
 ]
 
 
@@ -214,6 +217,12 @@ def test_every_path_of_the_contract_is_asked_for(rest: httpx.Client) -> None:
         ("get", "/v1/trends/{metric}"),
         ("get", "/v1/anomalies/{metric}"),
         ("get", "/v1/forecasts/{metric}"),
+        ("get", "/v1/products/{product_id}"),
+        ("delete", "/v1/products/{product_id}"),
+        ("get", "/v1/products/{product_id}:similar"),
+        ("delete", "/v1/experiments/{name}"),
+        ("get", "/v1/users/{user_id}/profile"),
+        ("delete", "/v1/users/{user_id}"),
     }
     declared = {(verb, path) for path, item in spec["paths"].items() for verb in item}
     assert declared - asked - streams - with_variables == set()

@@ -5,11 +5,15 @@ from typing import Self
 
 import grpc
 
+from penstock_client.catalog import CatalogClient
 from penstock_client.connection import Connection
 from penstock_client.events import EventsClient
+from penstock_client.feedback import FeedbackClient
 from penstock_client.kpis import KpisClient
 from penstock_client.operations import OperationsClient
 from penstock_client.pipeline import PipelineClient
+from penstock_client.recommendations import RecommendationsClient
+from penstock_client.search import SearchClient
 from penstock_client.sql import SqlClient
 
 
@@ -38,6 +42,10 @@ class Client:
         self.kpis = KpisClient(self._connection)
         self.pipeline = PipelineClient(self._connection)
         self.sql = SqlClient(self._connection)
+        self.catalog = CatalogClient(self._connection)
+        self.search = SearchClient(self._connection)
+        self.recommendations = RecommendationsClient(self._connection)
+        self.feedback = FeedbackClient(self._connection)
         self.operations = OperationsClient(self._connection)
 
     @property

@@ -69,6 +69,11 @@ class Connection:
             )
         return self._channel
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
     async def call(
         self, method: Callable[..., Awaitable[Any]], request: object, answer: type[T], timeout_s: float | None = None
     ) -> T:
@@ -83,7 +88,7 @@ class Connection:
     async def read(
         self, method: Callable[..., Awaitable[Any]], request: object, answer: type[T], timeout_s: float | None = None
     ) -> T:
-        """One unary call that changes nothing, and so is tried again while the server is away, within its timeout."""
+        """One unary call that may be made twice, and so is tried again while the server is away, within its timeout."""
         timeout_s = timeout_s or self.timeout_s
         backoff, deadline = Backoff(timeout_s), time.monotonic() + timeout_s
         while True:

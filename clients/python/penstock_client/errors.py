@@ -6,14 +6,16 @@ Error
   ├── NotFound                NOT_FOUND
   ├── AlreadyStored           ALREADY_EXISTS        safe to ignore; a writer does
   ├── Conflict                FAILED_PRECONDITION   right, but not in the present state
-  │     └── RunInProgress     RUN_IN_PROGRESS
+  │     └── RunInProgress     RUN_IN_PROGRESS, REBUILD_IN_PROGRESS, TRAINING_IN_PROGRESS
   ├── OutOfRange              OUT_OF_RANGE
   │     ├── OffsetMismatch    OFFSET_GAP, OFFSET_OVERLAP
-  │     └── ResumeTokenExpired RESUME_TOKEN_EXPIRED
+  │     ├── ResumeTokenExpired RESUME_TOKEN_EXPIRED
+  │     └── PageTokenExpired  PAGE_TOKEN_EXPIRED    begin again with the first page
   ├── StreamTakenOver         STREAM_TAKEN_OVER     another writer owns the stream
   ├── AccessDenied            UNAUTHENTICATED, PERMISSION_DENIED
   ├── Overloaded              RESOURCE_EXHAUSTED    come again after `retry_after_s`
-  ├── QueryLimit              QUERY_LIMIT           ask for less; `metadata` says which limit was reached
+  ├── LimitReached            RESOURCE_EXHAUSTED without `retry_after_s`: TOO_MANY_PRODUCTS, TOO_MANY_KPIS, …
+  │     └── QueryLimit        QUERY_LIMIT           ask for less; `metadata` says which limit was reached
   ├── Unavailable             UNAVAILABLE           the server, or the way to it, does not work now
   │     └── StorageUnavailable STORAGE_UNAVAILABLE  nothing was stored
   ├── TimedOut                DEADLINE_EXCEEDED     a write may be stored all the same
@@ -103,7 +105,7 @@ class Conflict(Error):
 
 
 class RunInProgress(Conflict):
-    """Another run of the pipeline is under way."""
+    """The same work is under way already: a run of the pipeline, a rebuild of the index, a training."""
 
 
 class OutOfRange(Error):
@@ -118,6 +120,10 @@ class ResumeTokenExpired(OutOfRange):
     """The rows behind the resume token were cleaned up."""
 
 
+class PageTokenExpired(OutOfRange):
+    """What the first page showed is gone; begin again."""
+
+
 class StreamTakenOver(Error):
     """Another writer owns the stream now, or has written to it."""
 
@@ -130,7 +136,11 @@ class Overloaded(Error):
     """A bound of the server is reached."""
 
 
-class QueryLimit(Error):
+class LimitReached(Error):
+    """More than one may have or take: asking again does not help, less does."""
+
+
+class QueryLimit(LimitReached):
     """A statement needs more than one may take; `metadata` says which `limit`, its `value` and `unit`."""
 
 
@@ -157,9 +167,12 @@ class WriterClosed(Error):
 _BY_REASON: dict[str, type[Error]] = {
     "ROWS_REJECTED": RowsRejected,
     "RUN_IN_PROGRESS": RunInProgress,
+    "REBUILD_IN_PROGRESS": RunInProgress,
+    "TRAINING_IN_PROGRESS": RunInProgress,
     "OFFSET_GAP": OffsetMismatch,
     "OFFSET_OVERLAP": OffsetMismatch,
     "RESUME_TOKEN_EXPIRED": ResumeTokenExpired,
+    "PAGE_TOKEN_EXPIRED": PageTokenExpired,
     "QUERY_LIMIT": QueryLimit,
     "STREAM_TAKEN_OVER": StreamTakenOver,
     "STORAGE_UNAVAILABLE": StorageUnavailable,
@@ -197,6 +210,9 @@ def from_status(status: status_pb2.Status) -> Error:
             delay = error_details_pb2.RetryInfo.FromString(detail.value).retry_delay
             retry_after_s = delay.seconds + delay.nanos / 1e9
     kind = _BY_REASON.get(reason) or _BY_CODE.get(status.code, ServerFault)
+    # The server says so of every bound that lifts by itself; a proxy, whose answers carry no details, of none.
+    if kind is Overloaded and status.details and retry_after_s is None:
+        kind = LimitReached
     return kind(status.message, reason=reason, metadata=metadata, violations=violations, retry_after_s=retry_after_s)
 
 

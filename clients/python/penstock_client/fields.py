@@ -56,9 +56,7 @@ def event(
         url=url,
         path=path,
         referrer=referrer,
-        properties={key: _text(value) for key, value in properties.items() if value is not None}
-        if properties
-        else None,
+        properties={key: text(value) for key, value in properties.items() if value is not None} if properties else None,
     )
     if timestamp is not None:
         made.timestamp.CopyFrom(instant(timestamp))
@@ -83,7 +81,8 @@ def instant(when: datetime | float | Timestamp) -> Timestamp:
     return Timestamp(seconds=micros // 1_000_000, nanos=micros % 1_000_000 * 1_000)
 
 
-def _text(value: object) -> str:
+def text(value: object) -> str:
+    """A value as properties and attributes have it."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool):

@@ -1,24 +1,21 @@
 """The pipeline: asking for runs, looking at them."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any, Literal
 from uuid import UUID, uuid4
 
 from google.longrunning import operations_pb2
+from google.protobuf.any_pb2 import Any as Packed
 from google.protobuf.json_format import MessageToDict
 
 from penstock.pipeline.v1 import pipeline_service_pb2 as pb
-from penstock.pipeline.v1.pipeline_pb2 import DailyMetrics, Run, Session, Version
+from penstock.pipeline.v1.pipeline_pb2 import DailyMetrics, Session, Version
 from penstock.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 from penstock_client.connection import Connection
-from penstock_client.errors import TimedOut, from_status
 from penstock_client.fields import instant
+from penstock_client.operation import HEAVY_TIMEOUT_S, Operation, found, unpacked
 
-# The server's own bound on these calls; they may take as long.
-HEAVY_TIMEOUT_S = 600.0
-POLL_S = 0.25
 VERSIONS = 100
 DATA_ROWS = 500
 
@@ -28,65 +25,8 @@ DiffTable = Literal["gold", "bronze", "silver"]
 _ON_CONFLICT: dict[str, pb.OnConflict] = {"join": pb.ON_CONFLICT_JOIN, "refuse": pb.ON_CONFLICT_REFUSE}
 
 
-class Operation:
-    """A run that goes on in the background; `message` is what the server last said of it."""
-
-    def __init__(self, connection: Connection, message: operations_pb2.Operation) -> None:
-        self._connection = connection
-        self.message = message
-
-    @property
-    def name(self) -> str:
-        """Its full name."""
-        return str(self.message.name)
-
-    @property
-    def id(self) -> str:
-        """The last part of the name."""
-        return self.name.rpartition("/")[2]
-
-    @property
-    def done(self) -> bool:
-        """Whether it had ended when the server was last asked."""
-        return bool(self.message.done)
-
-    @property
-    def run(self) -> Run:
-        """How the run stood then."""
-        run = Run()
-        self.message.metadata.Unpack(run)
-        return run
-
-    async def refresh(self) -> None:
-        """Asks the server anew."""
-        self.message = await self._connection.read(
-            self._stub.GetOperation, pb.GetOperationRequest(id=self.id), operations_pb2.Operation
-        )
-
-    async def wait(self, timeout_s: float = HEAVY_TIMEOUT_S) -> pb.RunPipelineResponse:
-        """Waits for its end. Raises the Error it ended with, or TimedOut while it goes on."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                while not self.done:
-                    await asyncio.sleep(POLL_S)
-                    await self.refresh()
-        except TimeoutError:
-            raise TimedOut(f"{self.name} has not ended in {timeout_s:g} s", reason="DEADLINE_EXCEEDED") from None
-        if self.message.HasField("error"):
-            raise from_status(self.message.error)
-        response = pb.RunPipelineResponse()
-        self.message.response.Unpack(response)
-        return response
-
-    async def cancel(self) -> None:
-        """Asks it to stop; batches that it finished stay."""
-        self.message = await self._connection.call(
-            self._stub.CancelOperation, pb.CancelOperationRequest(id=self.id), operations_pb2.Operation
-        )
-
-    @property
-    def _stub(self) -> PipelineServiceStub:
-        return PipelineServiceStub(self._connection.channel)
+def _result(packed: Packed) -> pb.RunPipelineResponse:
+    return unpacked(pb.RunPipelineResponse, packed)
 
 
 class PipelineClient:
@@ -108,7 +48,7 @@ class PipelineClient:
 
     async def start(
         self, *, batch_size: int = 0, on_conflict: OnConflict = "join", request_id: str | None = None
-    ) -> Operation:
+    ) -> Operation[pb.RunPipelineResponse]:
         """The same in the background. The same `request_id` again gives the same operation."""
         request = pb.StartPipelineRequest(
             batch_size=batch_size,
@@ -117,13 +57,11 @@ class PipelineClient:
         )
         # With its request_id the call starts nothing twice, so it may be tried again.
         started = await self._connection.read(self._stub.StartPipeline, request, operations_pb2.Operation)
-        return Operation(self._connection, started)
+        return Operation(self._connection, started, _result)
 
-    async def operation(self, operation_id: str) -> Operation:
-        """An operation that was started before. Raises NotFound."""
-        request = pb.GetOperationRequest(id=operation_id)
-        found = await self._connection.read(self._stub.GetOperation, request, operations_pb2.Operation)
-        return Operation(self._connection, found)
+    async def operation(self, operation_id: str) -> Operation[pb.RunPipelineResponse]:
+        """A run that was started before. Raises NotFound."""
+        return Operation(self._connection, await found(self._connection, operation_id), _result)
 
     async def process(
         self,

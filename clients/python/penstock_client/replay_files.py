@@ -10,7 +10,7 @@ import gzip
 import io
 import json
 import lzma
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -34,6 +34,7 @@ class Chunk:
     """Some rows of a file."""
 
     table: pa.Table
+    lines: Sequence[int]  # where each begins in the file, from 1; of Parquet, which has no lines, the number of the row
     fraction: float  # of the file that is read with them, by bytes or rows
 
 
@@ -61,8 +62,8 @@ def chunks(path: Path, skip: int, *, columns: tuple[str, ...], delimiter: str) -
             tables = _ndjson(text, skip)
         else:
             tables = _csv(text, skip, columns, "\t" if kind == ".tsv" else delimiter)
-        for table in tables:
-            yield Chunk(table, min(1.0, file.tell() / size))
+        for table, lines in tables:
+            yield Chunk(table, lines, min(1.0, file.tell() / size))
 
 
 def _parquet(path: Path, skip: int) -> Iterator[Chunk]:
@@ -72,29 +73,41 @@ def _parquet(path: Path, skip: int) -> Iterator[Chunk]:
             first = max(0, skip - done)
             done += batch.num_rows
             if first < batch.num_rows:
-                yield Chunk(pa.Table.from_batches([batch.slice(first)]), done / total)
+                table = pa.Table.from_batches([batch.slice(first)])
+                yield Chunk(table, range(done - table.num_rows + 1, done + 1), done / total)
 
 
-def _csv(text: Iterator[str], skip: int, columns: tuple[str, ...], delimiter: str) -> Iterator[pa.Table]:
-    rows = csv.reader(text, delimiter=delimiter)
-    names = list(columns) or [name.strip() for name in next(rows, [])]
-    rows = (row for row in rows if row)  # type: ignore[assignment]  # blank lines are no rows, as everywhere
-    rows = islice(rows, skip, None)  # type: ignore[assignment]
+def _csv(
+    text: Iterator[str], skip: int, columns: tuple[str, ...], delimiter: str
+) -> Iterator[tuple[pa.Table, Sequence[int]]]:
+    reader = csv.reader(text, delimiter=delimiter)
+    names = list(columns) or [name.strip() for name in next(reader, [])]
+
+    def numbered() -> Iterator[tuple[int, list[str]]]:
+        begin = reader.line_num + 1
+        for row in reader:
+            if row:  # blank lines are no rows, as everywhere
+                yield begin, row
+            begin = reader.line_num + 1
+
+    rows = islice(numbered(), skip, None)
     width, nothing = len(names), [None] * len(names)
     while chunk := list(islice(rows, CHUNK_ROWS)):
-        malformed = [None if len(row) == width else delimiter.join(row) for row in chunk]
-        whole = [row if len(row) == width else nothing for row in chunk]
-        yield _texts(dict(zip(names, map(list, zip(*whole, strict=True)), strict=True)), malformed)
+        lines, read = zip(*chunk, strict=True)
+        malformed = [None if len(row) == width else delimiter.join(row) for row in read]
+        whole = [row if len(row) == width else nothing for row in read]
+        yield _texts(dict(zip(names, map(list, zip(*whole, strict=True)), strict=True)), malformed), lines
 
 
-def _ndjson(text: Iterator[str], skip: int) -> Iterator[pa.Table]:
-    lines = islice((line for line in text if line.strip()), skip, None)
-    while chunk := list(islice(lines, CHUNK_ROWS)):
-        objects = [_json_object(line) for line in chunk]
-        malformed = [line.strip() if each is None else None for line, each in zip(chunk, objects, strict=True)]
+def _ndjson(text: Iterator[str], skip: int) -> Iterator[tuple[pa.Table, Sequence[int]]]:
+    rows = islice(((number, line) for number, line in enumerate(text, 1) if line.strip()), skip, None)
+    while chunk := list(islice(rows, CHUNK_ROWS)):
+        objects = [_json_object(line) for _, line in chunk]
+        malformed = [line.strip() if each is None else None for (_, line), each in zip(chunk, objects, strict=True)]
         flat = [_flat(each or {}) for each in objects]
         names = dict.fromkeys(name for each in flat for name in each)
-        yield _texts({name: [each.get(name) for each in flat] for name in names}, malformed)
+        table = _texts({name: [each.get(name) for each in flat] for name in names}, malformed)
+        yield table, [number for number, _ in chunk]
 
 
 def _json_object(line: str) -> dict[str, Any] | None:

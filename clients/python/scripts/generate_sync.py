@@ -17,14 +17,20 @@ PACKAGE = Path(__file__).resolve().parent.parent / "penstock_client"
 TWINS = {
     "Writer": ("writer", "SyncWriter"),
     "Tail": ("events", "SyncTail"),
-    "Operation": ("pipeline", "SyncOperation"),
+    "Operation": ("operation", "SyncOperation"),
     "EventsClient": ("events", "SyncEventsClient"),
     "KpisClient": ("kpis", "SyncKpisClient"),
     "PipelineClient": ("pipeline", "SyncPipelineClient"),
     "SqlClient": ("sql", "SyncSqlClient"),
     "OperationsClient": ("operations", "SyncOperationsClient"),
+    "CatalogClient": ("catalog", "SyncCatalogClient"),
+    "SearchClient": ("search", "SyncSearchClient"),
+    "RecommendationsClient": ("recommendations", "SyncRecommendationsClient"),
+    "FeedbackClient": ("feedback", "SyncFeedbackClient"),
     "Client": ("client", "SyncClient"),
 }
+# Named alike in the contract and at the client.
+PRODUCT_AREAS = ("catalog", "search", "recommendations", "feedback")
 DUNDERS = {"__aenter__": "__enter__", "__aexit__": "__exit__", "__aiter__": "__iter__", "__anext__": "__next__"}
 RENAMED = {"aclose": "close"}
 BODIES = {
@@ -42,10 +48,18 @@ IMPORTS = (
     "from collections.abc import Iterator",
     "from penstock_client.acks import Ack",
     "from penstock_client.batch import Rows",
+    "from penstock_client.catalog import LOAD_PRODUCTS, PAGE_PRODUCTS, UPLOAD_TIMEOUT_S",
+    "from penstock_client.catalog import LoadedProducts, Ndjson, ProductLike",
+    "from penstock_client.errors import Error",
     "from penstock_client.events import PAGE_ROWS",
+    "from penstock_client.feedback import STREAM_INTERACTIONS, InteractionDetails, InteractionLike, InteractionType",
+    "from penstock_client.filters import FilterLike, PriceRange",
     "from penstock_client.kpis import Comparison, Condition, Fill, KpiRow, Method, MetricType",
     "from penstock_client.loop_thread import LoopThread, shared_loop",
-    "from penstock_client.pipeline import DATA_ROWS, HEAVY_TIMEOUT_S, VERSIONS, DiffTable, OnConflict, Table",
+    "from penstock_client.operation import HEAVY_TIMEOUT_S, Result",
+    "from penstock_client.pipeline import DATA_ROWS, VERSIONS, DiffTable, OnConflict, Table",
+    "from penstock_client.recommendations import Context, RecommendLike, VariantFields",
+    "from penstock_client.search import PAGE_RESULTS, Mode, SearchLike, Sort, VectorLike",
     "from penstock_client.sql import COSTS, SQL_TIMEOUT_S, STREAM_TIMEOUT_S",
     "from penstock_client.sql import AsOf, Parameters, SqlAnswer, SqlPage, SqlResult",
     "from penstock_client.writer import Durability, RowPolicy, WriterStats",
@@ -98,7 +112,8 @@ def generated() -> str:
 def twin(node: ast.ClassDef, name: str) -> str:
     """The sync class for one async class."""
     root = node.name == "Client"
-    lines = [f"class {name}:", f'    """{_first_line(node)}, sync; see `{node.name}`."""', ""]
+    bases = f"({', '.join(map(ast.unparse, node.bases))})" if node.bases else ""
+    lines = [f"class {name}{bases}:", f'    """{_first_line(node)}, sync; see `{node.name}`."""', ""]
     lines += _root_init(node) if root else _inner_init(node)
     for method in node.body:
         if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef) and _public(node, method):
@@ -133,12 +148,16 @@ def _body(owner: ast.ClassDef, method: ast.FunctionDef | ast.AsyncFunctionDef, r
         return f"return self._loop.iterate({call})"
     if isinstance(method, ast.AsyncFunctionDef):
         call = f"self._loop.run({call})"
-    made = f"{TWINS[returns][1]}(self._loop, {call})" if returns in TWINS else call
+    made = f"{_twin_of(returns)}(self._loop, {call})" if _twin_of(returns) else call
     return made if returns == "None" else f"return {made}"
 
 
 def _inner_init(node: ast.ClassDef) -> list[str]:
-    lines = [f"    def __init__(self, loop: LoopThread, twin: {node.name}) -> None:", "        self._loop = loop"]
+    generic = "[Result]" if node.bases else ""
+    lines = [
+        f"    def __init__(self, loop: LoopThread, twin: {node.name}{generic}) -> None:",
+        "        self._loop = loop",
+    ]
     lines.append("        self._twin = twin")
     if any(isinstance(each, ast.AsyncFunctionDef) and each.name == "__anext__" for each in node.body):
         lines.append("        self._items = loop.iterate(twin)")
@@ -177,7 +196,7 @@ def _root_init(node: ast.ClassDef) -> list[str]:
     (init,) = (each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__")
     lines = [f"    def __init__({ast.unparse(init.args)}) -> None:", "        self._loop = shared_loop()"]
     lines.append(f"        self._twin = Client({_arguments(init.args)})")
-    areas = ("events", "kpis", "pipeline", "sql", "operations")
+    areas = ("events", "kpis", "pipeline", "sql", "operations", *PRODUCT_AREAS)
     return lines + [
         f"        self.{area} = Sync{area.capitalize()}Client(self._loop, self._twin.{area})" for area in areas
     ]
@@ -193,14 +212,20 @@ def _arguments(arguments: ast.arguments) -> str:
 
 
 def _sync_type(returns: str) -> str:
-    if returns in TWINS:
-        return TWINS[returns][1]
+    if _twin_of(returns):
+        return _twin_of(returns) + returns.removeprefix(returns.partition("[")[0])
     return returns.replace("AsyncIterator", "Iterator")
+
+
+def _twin_of(returns: str) -> str:
+    """The sync class for what a method returns, `Operation[Index]` as `Operation`; empty where there is none."""
+    name = returns.partition("[")[0]
+    return TWINS[name][1] if name in TWINS else ""
 
 
 def _service_aliases(imports: list[str]) -> list[str]:
     """Each area's module imports its service's messages as `pb`; here they stand under names of their own."""
-    areas = ("events", "kpis", "pipeline", "queries", "operations")
+    areas = ("events", "kpis", "pipeline", "queries", "operations", *PRODUCT_AREAS)
     return [line for line in dict.fromkeys(imports) if not line.endswith(" as pb")] + [
         f"from penstock.{area}.v1 import {area}_service_pb2" for area in areas
     ]

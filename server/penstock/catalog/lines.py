@@ -87,7 +87,7 @@ def _take(product: Product, spelled: str, name: str, value: Json) -> None:
     elif name in _BOOLEANS:
         setattr(product, name, _boolean(spelled, value))
     elif name == "category_path":
-        product.category_path.extend(_path(spelled, value))
+        product.category_path[:] = _path(spelled, value)
     elif name == "fashion" and isinstance(value, dict):
         for key, each in value.items():
             _fashion(product, f"{spelled}.{key}", snake_case(key), each)

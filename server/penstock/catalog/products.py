@@ -40,6 +40,11 @@ FROM products
 WHERE tenant = {tenant:String} AND commit > {since:Int64} AND commit <= {head:Int64}
 GROUP BY product_id
 """
+_CHANGED_IDS = """
+SELECT DISTINCT product_id
+FROM products
+WHERE tenant = {tenant:String} AND commit > {since:Int64} AND commit <= {head:Int64}
+"""
 _TENANTS = "SELECT DISTINCT tenant FROM products WHERE commit <= {head:Int64}"
 
 Listener: TypeAlias = "Callable[[int, frozenset[str]], None]"
@@ -93,6 +98,10 @@ class TenantProducts:
         """From now on `listener(commit, product ids)` is called with every change, on the event loop."""
         self._listeners.append(listener)
 
+    def unlisten(self, listener: Listener) -> None:
+        """Ends that."""
+        self._listeners.remove(listener)
+
 
 class Catalogue:
     """Every tenant's products; those of a tenant come into memory when they are first asked for."""
@@ -122,6 +131,11 @@ class Catalogue:
         if not self._applies_all(products):
             await self._catch_up(products)
         return products
+
+    async def changed_since(self, tenant: str, commit: int) -> set[str]:
+        """Ids of products that changed after a commit, removed ones too. Raises Unavailable."""
+        rows = await self._engine.rows(_CHANGED_IDS, {"tenant": tenant, "since": commit, "head": self._log.head})
+        return {row["product_id"] for row in rows}
 
     async def tenants(self) -> list[str]:
         """Tenants that ever had a product."""

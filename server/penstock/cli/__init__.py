@@ -11,7 +11,7 @@ import typer
 # each time logs that threads were in the way. It is read when gRPC is imported, which the commands' modules do.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
-from penstock.cli import demo, doctor, feed, kpis, serve, status
+from penstock.cli import demo, doctor, feed, kpis, load_products, serve, status
 
 app = typer.Typer(
     help="Event streams in, decisions out: durable ingest, KPIs and ETL control over gRPC and REST, on ClickHouse.",
@@ -25,6 +25,7 @@ app.command("serve", help=serve.SERVE)(serve.command(rest=False))
 app.command("demo")(demo.demo)
 app.command("replay")(feed.replay)
 app.command("simulate")(feed.simulate)
+app.command("load-products")(load_products.load_products_command)
 app.command("kpis")(kpis.kpis)
 app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)

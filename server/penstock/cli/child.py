@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.cli.running import CommandError
-from penstock.rest import tether
+from penstock import tether
 from penstock.settings import Settings
 
 START_S_MAX = 90.0

@@ -22,7 +22,7 @@ WHERE tenant = {tenant:String} AND user_id IN {users:Array(String)} AND request_
 _LAST = Template("""
 SELECT user_id, product_id, interaction_type, context, position, query, rating, request_id, event_time
 FROM $feedback
-WHERE user_id = {user_id:String}
+WHERE user_id = {user_id:String} AND commit > {since:Int64}
 ORDER BY event_time DESC, request_id
 LIMIT {limit:UInt32}
 """)
@@ -118,11 +118,12 @@ class Interactions:
         commit = await self._commits.write(sent, len(interactions))
         return Stored(sent.fresh, commit)
 
-    async def last(self, tenant: str, user_id: str, limit: int) -> list[Interaction]:
-        """The user's newest interactions, the newest first. Raises Unavailable."""
+    async def last(self, tenant: str, user_id: str, limit: int, *, since: int = 0) -> list[Interaction]:
+        """The user's newest interactions that came after a commit, the newest first. Raises Unavailable."""
         relation = self._log.version.relation("feedback")
         rows = await self._engine.rows(
-            _LAST.substitute(feedback=relation), {"tenant": tenant, "user_id": user_id, "limit": limit}
+            _LAST.substitute(feedback=relation),
+            {"tenant": tenant, "user_id": user_id, "limit": limit, "since": since},
         )
         return [_interaction(row) for row in rows]
 

@@ -1,11 +1,10 @@
 """How well models would have forecast what is past by now: rolling origins, errors, and intervals from them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from penstock.kpis.forecast_models import Candidate
 from penstock.kpis.regular_series import FloatArray
 
 ORIGINS = 3
@@ -13,6 +12,16 @@ ORIGINS_MIN = 2
 FADE = 0.5  # what an origin counts, by the one after it
 SHARPNESS = 4.0  # weights go by the error to the power of minus this: twice the error is a sixteenth of the weight
 WEIGHT_MIN = 0.05
+PLAIN_MIN = 12  # windows that a model without a season wants
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to forecast."""
+
+    name: str
+    ahead: Callable[[FloatArray, int], FloatArray]  # past without gaps, horizon → forecasts
+    windows_min: int  # of past
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,23 +2,12 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from statsforecast.models import MSTL, AutoETS, DynamicOptimizedTheta, Naive, SeasonalNaive
 
+from penstock.kpis.forecast_backtest import PLAIN_MIN, Candidate
 from penstock.kpis.regular_series import FloatArray, season_name
-
-PLAIN_MIN = 12  # windows that a model without a season wants
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One way to forecast."""
-
-    name: str
-    ahead: Callable[[FloatArray, int], FloatArray]  # past without gaps, horizon → forecasts
-    windows_min: int  # of past
 
 
 def candidates(periods: tuple[int, ...], step_s: float) -> tuple[Candidate, ...]:

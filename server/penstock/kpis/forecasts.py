@@ -7,12 +7,13 @@ here reads, writes or knows a clock.
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from penstock.errors import invalid_field
 from penstock.kpis.forecast_backtest import (
     ORIGINS,
     ORIGINS_MIN,
+    PLAIN_MIN,
+    Candidate,
     Trial,
     coverage,
     forecast_by,
@@ -20,7 +21,6 @@ from penstock.kpis.forecast_backtest import (
     tried,
     weights,
 )
-from penstock.kpis.forecast_models import PLAIN_MIN, Candidate, candidates
 from penstock.kpis.regular_series import FloatArray, Series, seasons
 
 PAST_MIN = 3  # windows with a value, for any forecast
@@ -115,8 +115,10 @@ def _without_gaps(series: Series) -> tuple[FloatArray, int]:
     if not len(present):
         return np.empty(0), 0
     values = series.values[max(int(present[0]), len(series) - PAST_MAX) :]
-    filled = np.asarray(pd.Series(values).interpolate(limit_direction="both"), np.float64)
-    return filled, int(np.isfinite(values).sum())
+    known = np.flatnonzero(np.isfinite(values))
+    if not len(known):
+        return np.empty(0), 0
+    return np.interp(np.arange(len(values)), known, values[known]), len(known)
 
 
 def _blocks(windows: int, horizon: int) -> tuple[int, int]:
@@ -128,6 +130,9 @@ def _blocks(windows: int, horizon: int) -> tuple[int, int]:
 
 
 def _weighted(series: Series, past: FloatArray, known: int, horizon: int, steps: int, origins: int) -> Forecast:
+    # Here, because only the worker forecasts: the server need not spend COST of CPU at its start on statsforecast.
+    from penstock.kpis.forecast_models import candidates
+
     periods = seasons(series.step_s, len(past) - steps * origins, cycles_min=2)
     trial = tried(past, candidates(periods, series.step_s), steps, origins)
     share = weights(trial)

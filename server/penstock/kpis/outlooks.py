@@ -22,7 +22,7 @@ from penstock.kpis.own_metrics import Catalogs
 from penstock.kpis.regular_series import FloatArray, Kind
 from penstock.kpis.regular_series import Series as RegularSeries
 from penstock.kpis.series import Point, Series, SeriesReader
-from penstock.kpis.workers import Workers
+from penstock.workers import Workers
 
 PAST_WINDOWS = 2_000  # before the first window that is judged: what the methods learn from
 _COUNTED = frozenset({MetricType.COUNT, MetricType.UNIQUE})

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from scipy.stats import kendalltau
-
 SIGNIFICANCE = 0.05
 POINTS_MIN = 4  # of three points in a row even the clearest order is chance once in three times
 
@@ -36,6 +34,9 @@ def mann_kendall(series: Sequence[float]) -> Trend:
         return Trend(Course.STABLE, None)
     if min(series) == max(series):
         return Trend(Course.STABLE, 1.0)  # all ties: tau is 0 by 0, and nothing speaks for a trend
+    # Here, because not every server is asked for trends, and the import takes COST of CPU.
+    from scipy.stats import kendalltau
+
     tau, p_value = kendalltau(range(len(series)), series)
     if p_value >= SIGNIFICANCE:
         return Trend(Course.STABLE, float(p_value))

@@ -21,11 +21,15 @@ CHECK_EVERY_S = 1.0  # also how old a report may be: whoever asks more often get
 
 # What each service cannot do without. The empty name is the server as a whole, which load balancers ask for.
 NEEDS: Mapping[str, frozenset[str]] = {
-    "": frozenset({"storage", "ingest", "pipeline"}),
+    "": frozenset({"storage", "ingest", "pipeline", "index"}),
     "penstock.events.v1.EventService": frozenset({"storage", "ingest"}),
     "penstock.pipeline.v1.PipelineService": frozenset({"storage", "pipeline"}),
     "penstock.kpis.v1.KpiService": frozenset({"storage"}),
     "penstock.queries.v1.QueryService": frozenset({"storage"}),
+    "penstock.catalog.v1.CatalogService": frozenset({"storage"}),
+    "penstock.search.v1.SearchService": frozenset({"index"}),
+    "penstock.recommendations.v1.RecommendationService": frozenset({"storage", "index"}),
+    "penstock.feedback.v1.FeedbackService": frozenset({"storage"}),
     "penstock.operations.v1.OperationsService": frozenset(),
 }
 

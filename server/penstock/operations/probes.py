@@ -4,6 +4,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from penstock import limits
+from penstock.cache.redis import Redis
 from penstock.operations.health import PROBE_S_MAX, Check, State
 from penstock.storage.engine import Engine
 
@@ -41,6 +42,39 @@ class IngestProbe:
         share = self._queued_bytes() / limits.QUEUE_BYTES_MAX
         state = State.DEGRADED if share >= QUEUE_DEGRADED_SHARE else State.UP
         return Check(state, f"the queue is {share:.0%} full")
+
+
+class IndexProbe:
+    """Whether products can be searched."""
+
+    name = "index"
+
+    def __init__(self, loading: Callable[[], list[str]]) -> None:
+        self._loading = loading
+
+    async def check(self) -> Check:
+        """DOWN while an index is being read at start."""
+        loading = self._loading()
+        if loading:
+            return Check(State.DOWN, f"the indexes of {len(loading)} tenants are being read")
+        return Check(State.UP, "products can be searched")
+
+
+class CacheProbe:
+    """Whether Redis is there. Without it answers are slower, and right."""
+
+    name = "cache"
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def check(self) -> Check:
+        """DEGRADED when it is configured and does not answer."""
+        if not self._redis.configured:
+            return Check(State.UP, "no Redis is configured")
+        if self._redis.available:
+            return Check(State.UP, "Redis answers")
+        return Check(State.DEGRADED, f"Redis is away: {self._redis.last_error}")
 
 
 class PipelineProbe:

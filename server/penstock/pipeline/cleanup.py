@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from datetime import time as time_of_day
+from typing import TypeVar
 
 import structlog
 
@@ -31,6 +32,8 @@ from penstock.storage.removals import detail_of
 from penstock.storage.version import Cut, Version
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 _GOLD = ("gold_kpis", "gold_events", "gold_visits")
 
@@ -105,7 +108,7 @@ class Cleaner:
         self._runner = runner
         self._clock = clock
         self._purger = Purger(engine, log, timedelta(days=settings.travel_days), clock)
-        self._task: asyncio.Task[Cleaned | None] | None = None
+        self._task: asyncio.Task[object] | None = None
         self._loop: asyncio.Task[None] | None = None
 
     @property
@@ -122,11 +125,10 @@ class Cleaner:
         started = time.perf_counter()
         if dry_run:
             found = await self._find(tenant, retention)
-            done: Cleaned | None = self._cleaned(tenant, found, 0, dry_run=True)
+            done = self._cleaned(tenant, found, 0, dry_run=True)
         else:
             self._log.check_leads()
-            done = await self._alone(self._clean(tenant, retention, purge=purge))
-        assert done is not None
+            done = await self.alone(self._clean(tenant, retention, purge=purge))
         return replace(done, duration_ms=(time.perf_counter() - started) * 1e3)
 
     async def purge_due(self) -> None:
@@ -135,7 +137,20 @@ class Cleaner:
         Raises Conflict (RUN_IN_PROGRESS) when a cleanup is under way.
         """
         self._log.check_leads()
-        await self._alone(self._purger.purge_due())
+        await self.alone(self._purger.purge_due())
+
+    async def alone(self, work: Coroutine[object, object, T]) -> T:
+        """Does `work`, which removes rows, to its end even when the caller goes away.
+
+        Raises Conflict (RUN_IN_PROGRESS) when a cleanup, or other such work, is under way.
+        """
+        if self._task is not None and not self._task.done():
+            work.close()
+            raise Conflict("another cleanup is under way, or a user is being forgotten", reason="RUN_IN_PROGRESS")
+        task = detached(work)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._task = task
+        return await asyncio.shield(task)
 
     def start(self) -> None:
         """Begins to look for what is due, now and from then on."""
@@ -148,14 +163,6 @@ class Cleaner:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-
-    async def _alone(self, work: Coroutine[object, object, Cleaned | None]) -> Cleaned | None:
-        if self._task is not None and not self._task.done():
-            work.close()
-            raise Conflict("another cleanup is under way", reason="RUN_IN_PROGRESS")
-        self._task = detached(work)
-        self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
-        return await asyncio.shield(self._task)
 
     async def _follow(self) -> None:
         while True:

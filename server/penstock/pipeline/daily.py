@@ -12,6 +12,7 @@ from penstock.pipeline.cleanup import cleaned_before
 from penstock.settings import Settings
 from penstock.storage.commit_log import CommitLog, Entry
 from penstock.storage.engine import Engine, Lane, Row
+from penstock.storage.payload import literal
 
 TOP = 10
 
@@ -185,6 +186,33 @@ class DailyCalculator:
         Raises Conflict (EVENTS_REMOVED) when a cleanup took events of that day: what is left of them would replace the
         metrics of the whole day.
         """
+        version = self._log.version
+        visible = version.visible("silver_events"), version.visible("sessions")
+        metrics = await self._computed(tenant, day, *visible)
+        if metrics:
+            await self._keep(tenant, day, metrics)
+        return metrics
+
+    async def replace(self, tenant: str, day: date, *, events: str, sessions: str) -> None:
+        """Computes the day from those events and sessions alone for which the conditions, in SQL, hold.
+
+        That takes the place of everything that was kept of the day, older versions' metrics too; without such events
+        nothing is kept. Raises Conflict as `calculate`.
+        """
+        version = self._log.version
+        metrics = await self._computed(
+            tenant,
+            day,
+            f"{version.visible('silver_events')} AND {events}",
+            f"{version.visible('sessions')} AND {sessions}",
+        )
+        before = self._log.head
+        if metrics:
+            before = await self._keep(tenant, day, metrics) - 1
+        older = f"tenant = {literal(tenant)} AND date = toDate({literal(day.isoformat())}) AND commit <= {before}"
+        await self._engine.delete_rows("daily_metrics", older, lane=Lane.PIPELINE)
+
+    async def _computed(self, tenant: str, day: date, events: str, sessions: str) -> list[DailyMetrics]:
         start = datetime.combine(day, time(), UTC)
         cutoff = await cleaned_before(self._engine, tenant)
         if cutoff is not None and start < cutoff:
@@ -192,9 +220,8 @@ class DailyCalculator:
                 f"events before {cutoff.isoformat()} were removed; what is kept for {day.isoformat()} stands",
                 reason="EVENTS_REMOVED",
             )
-        version = self._log.version
         found = await self._engine.rows(
-            _COMPUTE.substitute(events=version.visible("silver_events"), sessions=version.visible("sessions")),
+            _COMPUTE.substitute(events=events, sessions=sessions),
             {
                 "tenant": tenant,
                 "day_start": start.strftime("%Y-%m-%d %H:%M:%S"),
@@ -203,17 +230,15 @@ class DailyCalculator:
             },
             lane=Lane.PIPELINE,
         )
-        metrics = [_metrics(day, row) for row in found]
-        if metrics:
-            await self._keep(tenant, day, metrics)
-        return metrics
+        return [_metrics(day, row) for row in found]
 
-    async def _keep(self, tenant: str, day: date, metrics: list[DailyMetrics]) -> None:
+    async def _keep(self, tenant: str, day: date, metrics: list[DailyMetrics]) -> int:
         async with self._log.transaction() as transaction:
             rows = [asdict(each) | {"tenant": tenant, "commit": transaction.commit} for each in metrics]
             await self._engine.insert_arrow("daily_metrics", pa.Table.from_pylist(rows, _SCHEMA))
             detail = {"tenant": tenant, "date": day.isoformat()}
             await transaction.append(Entry("daily", rows=len(rows), detail=detail))
+        return transaction.commit
 
 
 def _metrics(day: date, row: Row) -> DailyMetrics:

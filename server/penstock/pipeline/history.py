@@ -14,7 +14,7 @@ from penstock.storage.engine import Engine, Row
 from penstock.storage.removals import parsed
 
 _REMOVED = (
-    "operation = 'cleanup' AND JSONExtractString(detail, 'tenant') = {{tenant:String}}"
+    "operation IN ('cleanup', 'forgotten') AND JSONExtractString(detail, 'tenant') = {{tenant:String}}"
     " AND JSONExtractUInt(detail, 'removed', '{table}') > 0"
 )
 _APPENDED = "operation = 'append' AND rows > 0 AND has(streams.tenant, {tenant:String})"
@@ -56,7 +56,7 @@ class Change:
     version: int
     time: datetime
     operation: str
-    rows: int  # added, or of a cleanup removed
+    rows: int  # added, or of a cleanup or a forgetting removed
     rejected: int
     run: int
     first_commit: int
@@ -108,7 +108,7 @@ def _change(row: Row, stored: str) -> Change:
     rows, rejected = row["rows"], row["rejected"]
     if row["operation"] == "append":  # of this tenant alone
         rows, rejected = sum(s.accepted for s in streams), sum(s.rejected for s in streams)
-    if row["operation"] == "cleanup":
+    if row["operation"] in ("cleanup", "forgotten"):
         rows = detail["removed"][stored]
     # A run of one type notes where the next full run begins; how far it came itself stands beside it.
     last_commit = detail["through"] if row["operation"] == "etl" and "through" in detail else row["last_commit"]

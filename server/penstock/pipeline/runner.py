@@ -97,13 +97,13 @@ class PipelineRunner:
         await asyncio.gather(*self._loops, return_exceptions=True)
 
     @asynccontextmanager
-    async def quiet(self) -> AsyncIterator[None]:
+    async def quiet(self) -> AsyncIterator[Versions]:
         """Inside it no run is published, so what readers see of silver, sessions and gold stays as it is.
 
-        Waits for the run under way.
+        Waits for the run under way. Who publishes a run of their own inside does it with the versions that it gives.
         """
         async with self._versions.lock:
-            yield
+            yield self._versions
 
     @property
     def busy(self) -> bool:

@@ -105,5 +105,10 @@ class Sessionizer:
 
     async def _read_done(self) -> None:
         if self._generation != self._versions.generation:
-            self._done = int((await self._engine.rows(_DONE, lane=Lane.PIPELINE))[0]["done"])
+            self._done = await last_done(self._engine)
             self._generation = self._versions.generation
+
+
+async def last_done(engine: Engine) -> int:
+    """The last run of events whose rows are in sessions."""
+    return int((await engine.rows(_DONE, lane=Lane.PIPELINE))[0]["done"])

@@ -39,6 +39,11 @@ def _one_of(stamped: str, nth: int) -> str:
     return f"splitByChar('\\0', {_value(stamped)})[{nth}]"
 
 
+# Whom an event is of: in SQL, of silver; rows that have neither are of nobody.
+ACTOR = "if(session_id != '', concat('s:', session_id), concat('v:', visitor))"
+# Who was shown a variant of an experiment did nothing by it: that the server noted it is no part of their session.
+HAS_ACTOR = "(session_id != '' OR visitor != '') AND event_type != 'exposure'"
+
 # An actor is known by a hash of 128 bits, as ClickHouse's own uniqExact knows strings: sorting numbers is cheaper.
 _KEY = "reinterpretAsUInt128(sipHash128(tenant, actor))"
 
@@ -53,7 +58,8 @@ WITH
     (
         SELECT
             tenant,
-            if(session_id != '', concat('s:', session_id), concat('v:', visitor)) AS actor,
+            $made AS made,
+            {ACTOR} AS actor,
             {_KEY} AS key,
             event_time,
             site_id,
@@ -68,7 +74,7 @@ WITH
             event_type = 'purchase' AS is_purchase
         FROM silver_events
         WHERE run > {{since:Int64}} AND run <= {{through:Int64}} AND $events
-            AND (session_id != '' OR visitor != '')
+            AND {HAS_ACTOR}
             AND key % {{parts:UInt32}} = {{part:UInt32}}
     ),
     stored AS
@@ -82,7 +88,7 @@ WITH
     candidates AS
     (
         SELECT
-            tenant, actor, key,
+            tenant, made, actor, key,
             event_time AS start_time, event_time AS end_time,
             {_stamped("event_time", "site_id")} AS site,
             visitor,
@@ -97,7 +103,7 @@ WITH
         FROM added
         UNION ALL
         SELECT
-            tenant, actor, {_KEY} AS key,
+            tenant, {{run:Int64}} AS made, actor, {_KEY} AS key,
             start_time, end_time,
             {_stamped("start_time", "site_id")} AS site,
             visitor,
@@ -137,6 +143,7 @@ WITH
     (
         SELECT
             any(tenant) AS tenant,
+            max(made) AS made,
             any(actor) AS actor,
             min(start_time) AS start,
             max(end_time) AS end,
@@ -159,7 +166,7 @@ WITH
     )
 SELECT
     tenant,
-    {{run:Int64}},
+    made,
     actor,
     version.1,
     {_value("first_site")},
@@ -202,5 +209,17 @@ async def build(engine: Engine, version: Version, *, run: int, since: int, throu
     comes late for a session that a cleanup removed begins another.
     """
     parameters = {"run": run, "since": since, "through": through, "part": part, "parts": parts}
-    sql = _SESSIONS.substitute(events=version.visible("silver_events"), sessions=version.visible("sessions"))
+    events, stored = version.visible("silver_events"), version.visible("sessions")
+    sql = _SESSIONS.substitute(made="{run:Int64}", events=events, sessions=stored)
     await engine.execute(sql, parameters, lane=Lane.PIPELINE)
+
+
+async def rebuild(engine: Engine, version: Version, rows: str, *, through: int, part: int, parts: int) -> None:
+    """Writes the sessions of all visible silver rows up to run `through` for which `rows`, in SQL, holds.
+
+    There must be none of those actors. Each session takes the run of its newest row, so that every version from then on
+    shows it.
+    """
+    parameters = {"run": 0, "since": 0, "through": through, "part": part, "parts": parts}
+    events = f"{version.visible('silver_events')} AND {rows}"
+    await engine.execute(_SESSIONS.substitute(made="run", events=events, sessions="0"), parameters, lane=Lane.PIPELINE)

@@ -6,6 +6,8 @@ made beside the runs of events: such a run takes a number far ahead, which is in
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from penstock.errors import Unavailable
@@ -55,12 +57,31 @@ class Versions:
         if not self._dirty and self._epoch == self._log.epoch:
             return
         async with self.writing_ahead:
-            # The log row of the last run may have been written although the answer was lost: only the database knows.
-            await self._log.open()
-            await self._log.delete_void(BY_RUN, "run", self._log.gold.run)
-            self.generation += 1
-            self._epoch = self._log.epoch
-            self._dirty = False
+            await self._remove_unpublished()
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Inside it there are only rows of published runs, but for what the caller, who holds `lock`, writes.
+
+        A run ahead that is under way will not be published. Raises Unavailable, with NOT_LEADER where another server
+        writes.
+        """
+        self._log.check_leads()
+        async with self.writing_ahead:
+            await self._remove_unpublished()
+            try:
+                yield
+            except BaseException:
+                self.spoil()
+                raise
+
+    async def _remove_unpublished(self) -> None:
+        # The log row of the last run may have been written although the answer was lost: only the database knows.
+        await self._log.open()
+        await self._log.delete_void(BY_RUN, "run", self._log.gold.run)
+        self.generation += 1
+        self._epoch = self._log.epoch
+        self._dirty = False
 
     def spoil(self) -> None:
         """Notes that a run failed behind its first write."""

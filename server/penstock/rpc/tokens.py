@@ -17,6 +17,7 @@ def values_of(kind: str, text: str, shape: Sequence[type], error: PenstockError)
     """What the token says; raises `error` for one that is not ours."""
     try:
         found = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        json.dumps(found, ensure_ascii=False).encode()  # JSON may name half a character, which no text can hold
     except (ValueError, binascii.Error) as fault:
         raise error from fault
     if not isinstance(found, list) or found[:1] != [kind] or [type(each) for each in found[1:]] != list(shape):

@@ -75,6 +75,12 @@ class Engine(Protocol):
         """The rows of a SELECT, by column name; times are in UTC, without a zone. Parameters bind to `{name:Type}`."""
         ...
 
+    async def arrow(
+        self, sql: str, parameters: Parameters | None = None, *, lane: Lane = ..., timeout_s: float | None = ...
+    ) -> pa.Table:
+        """The rows of a SELECT as columns: for many rows, where `rows` makes an object of each value."""
+        ...
+
     async def execute(
         self, sql: str, parameters: Parameters | None = None, *, lane: Lane = ..., timeout_s: float | None = ...
     ) -> None:
@@ -153,6 +159,19 @@ class ClickHouseEngine:
         def work(client: Client) -> list[Row]:
             result = client.query(sql, parameters=dict(parameters or {}))
             return [dict(zip(result.column_names, row, strict=True)) for row in result.result_rows]
+
+        return await self._run(lane, work, timeout_s)
+
+    async def arrow(
+        self,
+        sql: str,
+        parameters: Parameters | None = None,
+        *,
+        lane: Lane = Lane.READ,
+        timeout_s: float | None = None,
+    ) -> pa.Table:
+        def work(client: Client) -> pa.Table:
+            return client.query_arrow(sql, parameters=dict(parameters or {}), use_strings=True)
 
         return await self._run(lane, work, timeout_s)
 

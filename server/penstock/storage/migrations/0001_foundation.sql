@@ -6,7 +6,8 @@ CREATE TABLE @commits
 (
     commit       Int64,
     time         DateTime64(6, 'UTC'),
-    operation    LowCardinality(String),          -- append, etl, daily, cleanup, purge, purged, checkpoint
+    operation    LowCardinality(String),          -- append, etl, daily, cleanup, purge, purged, checkpoint,
+                                                  -- catalogue, feedback, experiments, forget, forgotten
     run          Int64,                           -- etl: the run whose silver and gold rows become visible
     first_commit Int64,                           -- etl: the commits of events that the run read
     last_commit  Int64,

@@ -1,0 +1,58 @@
+"""What is counted of each kind of answer."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class KindStats:
+    """What became of one kind's answers since the start."""
+
+    local_hits: int
+    redis_hits: int
+    misses: int
+    sets: int
+    evictions: int  # dropped from this process for room
+    invalidations: int
+    get_us_mean: float  # to find an answer or that there is none, microseconds; computing it is not in it
+    set_us_mean: float  # to keep one, microseconds
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Hits per request; None when there was none."""
+        gets = self.local_hits + self.redis_hits + self.misses
+        return (self.local_hits + self.redis_hits) / gets if gets else None
+
+
+class Tally:
+    """The counters behind KindStats."""
+
+    def __init__(self) -> None:
+        self._gets = {"local": 0, "redis": 0, "loaded": 0}
+        self._get_s = 0.0
+        self._sets = 0
+        self._set_s = 0.0
+        self.invalidations = 0
+
+    def got(self, tier: str, seconds: float) -> None:
+        """An answer was looked for and came from `tier`."""
+        self._gets[tier] += 1
+        self._get_s += seconds
+
+    def set(self, seconds: float) -> None:
+        """An answer was kept."""
+        self._sets += 1
+        self._set_s += seconds
+
+    def stats(self, evictions: int) -> KindStats:
+        """What was counted so far."""
+        gets = sum(self._gets.values())
+        return KindStats(
+            local_hits=self._gets["local"],
+            redis_hits=self._gets["redis"],
+            misses=self._gets["loaded"],
+            sets=self._sets,
+            evictions=evictions,
+            invalidations=self.invalidations,
+            get_us_mean=1e6 * self._get_s / gets if gets else 0.0,
+            set_us_mean=1e6 * self._set_s / self._sets if self._sets else 0.0,
+        )

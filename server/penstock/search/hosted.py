@@ -1,0 +1,181 @@
+"""A tenant's index, as searches see it: one generation answers; after a change of encoder another one is coming."""
+
+import asyncio
+import hashlib
+import shutil
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import structlog
+
+from penstock import limits
+from penstock.catalog.products import TenantProducts
+from penstock.errors import OutOfRange, Unavailable
+from penstock.search.encoding import QueryEncoder
+from penstock.search.generation import Generation
+from penstock.search.index import IndexStatus, IndexVersion
+from penstock.search.stored_vectors import StoredVectors
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """An encoder, and where its vectors are kept."""
+
+    encoder: QueryEncoder
+    vectors: StoredVectors
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How an index is."""
+
+    loading: bool
+    index: IndexStatus
+    version: int
+    commit: int
+    encoder: str
+    dimensions: int
+    snapshot_time: datetime | None
+    snapshot_commit: int
+    snapshot_problem: str
+    coming: str  # the encoder for which an index is made meanwhile; empty when there is none
+    coming_pending: int  # products that this waits for
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one search sees."""
+
+    version: IndexVersion
+    encoder: QueryEncoder
+    products: TenantProducts
+    whole: bool = True  # whether the version has all of the commit that it says it is of, and nothing more
+
+    @property
+    def content(self) -> str:
+        """Names what answers depend on, alike on every server: the catalogue, and which products have vectors."""
+        version = self.version
+        if not self.whole:
+            return f"{version.number}"
+        return f"{version.commit}.{version.pending_vectors}.{self.encoder.name}"
+
+
+class HostedIndex:
+    """The index of one tenant."""
+
+    def __init__(self, products: TenantProducts, folder: Path) -> None:
+        """`folder` has the saved indexes of all tenants."""
+        self._products = products
+        self._folder = folder / hashlib.sha256(products.tenant.encode()).hexdigest()[:16]
+        self._serving: Generation | None = None
+        self._coming: Generation | None = None
+        self._swap: asyncio.Task[None] | None = None
+        self._pins: dict[int, tuple[View, float]] = {}
+
+    async def open(
+        self, wanted: Encoding, others: Sequence[Encoding], changed_since: Callable[[int], Awaitable[set[str]]]
+    ) -> None:
+        """Makes the index ready. Raises Unavailable.
+
+        Where there is none of the encoder that is wanted, but one of another that can still be used, that one answers
+        until every product is encoded anew.
+        """
+        generation = self._generation(wanted)
+        old = next((each for each in others if self._is_saved(each) and not self._is_saved(wanted)), None)
+        if old is None:
+            self._serving = generation
+            await generation.open(changed_since)
+            return
+        log.info("products are encoded anew", tenant=self._products.tenant, encoder=wanted.encoder.name)
+        self._serving, self._coming = self._generation(old), generation
+        await self._serving.open(changed_since)
+        self._swap = asyncio.create_task(self._take_turns(changed_since), name="index-swap")
+
+    async def close(self) -> None:
+        """Saves what changed, and ends."""
+        if self._swap is not None:
+            self._swap.cancel()
+            await asyncio.gather(self._swap, return_exceptions=True)
+        for generation in (self._serving, self._coming):
+            if generation is not None:
+                await generation.close()
+
+    @property
+    def view(self) -> View:
+        """What searches see now. Raises Unavailable (INDEX_LOADING)."""
+        serving = self._serving
+        if serving is None or not serving.ready:
+            raise Unavailable("the index is being read", reason="INDEX_LOADING", retry_after_s=1.0)
+        # The flag first: it is lowered before a version that is not whole is published, and raised behind one that is.
+        whole = serving.whole
+        return View(serving.index.version, serving.encoder, self._products, whole)
+
+    def pin(self, view: View) -> None:
+        """Keeps what a first page showed for the pages that follow, for INDEX_PIN_S; of too many the oldest go."""
+        now = time.monotonic()
+        self._pins.pop(view.version.number, None)
+        self._pins[view.version.number] = (view, now + limits.INDEX_PIN_S)
+        for number, (_, until) in list(self._pins.items()):
+            if until < now or len(self._pins) > limits.INDEX_PINS_MAX:
+                del self._pins[number]
+
+    def pinned(self, number: int) -> View:
+        """What was kept of that version. Raises OutOfRange (PAGE_TOKEN_EXPIRED), Unavailable."""
+        now = self.view
+        if now.version.number == number:
+            return now
+        found = self._pins.get(number)
+        if found is None or found[1] < time.monotonic():
+            raise OutOfRange(
+                "the version of the index that the first page showed is gone; begin again", reason="PAGE_TOKEN_EXPIRED"
+            )
+        return found[0]
+
+    def state(self) -> State:
+        """How it is. Raises Unavailable before it is opened."""
+        serving = self._serving
+        if serving is None:
+            raise Unavailable("the index is being read", reason="INDEX_LOADING", retry_after_s=1.0)
+        version = serving.index.version
+        return State(
+            loading=not serving.ready,
+            index=serving.index.status(),
+            version=version.number,
+            commit=version.commit,
+            encoder=serving.encoder.name,
+            dimensions=serving.encoder.dimensions,
+            snapshot_time=serving.saved.time if serving.saved else None,
+            snapshot_commit=serving.saved.commit if serving.saved else 0,
+            snapshot_problem=serving.problem,
+            coming=self._coming.encoder.name if self._coming else "",
+            coming_pending=self._coming.pending if self._coming else 0,
+        )
+
+    async def rebuild(self) -> None:
+        """Builds the base anew, and swaps. Raises Conflict (REBUILD_IN_PROGRESS), Unavailable."""
+        _ = self.view
+        assert self._serving is not None
+        await self._serving.rebuild()
+
+    def _generation(self, encoding: Encoding) -> Generation:
+        return Generation(self._products, encoding.encoder, encoding.vectors, self._folder / encoding.encoder.name)
+
+    def _is_saved(self, encoding: Encoding) -> bool:
+        return (self._folder / encoding.encoder.name).is_dir()
+
+    async def _take_turns(self, changed_since: Callable[[int], Awaitable[set[str]]]) -> None:
+        coming, old = self._coming, self._serving
+        assert coming is not None
+        assert old is not None
+        await coming.open(changed_since)
+        while coming.pending:  # noqa: ASYNC110  # hours of work: nobody is held up by a look every other second
+            await asyncio.sleep(limits.INDEX_TEND_S)
+        self._serving, self._coming = coming, None
+        log.info("products are encoded anew, and found so", tenant=self._products.tenant, encoder=coming.encoder.name)
+        await old.close(save=False)
+        await asyncio.to_thread(shutil.rmtree, self._folder / old.encoder.name, ignore_errors=True)
