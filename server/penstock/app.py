@@ -13,7 +13,7 @@ from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from penstock.discovery import Discovery
+from penstock.discovery import Discovery, opened_encoders
 from penstock.events.committer import Committer
 from penstock.events.intake import Intake
 from penstock.events.reader import EventReader
@@ -114,6 +114,7 @@ class Server:
         program, Unavailable when ClickHouse does not answer.
         """
         async with AsyncExitStack() as ending:
+            encoders = await ending.enter_async_context(opened_encoders(settings))
             engine = open_engine(settings)
             ending.push_async_callback(engine.close)
             await migrate(engine, settings)
@@ -121,7 +122,7 @@ class Server:
             queries, costs = await ending.enter_async_context(_queries(settings, engine, commit_log))
             workers = Workers()
             ending.push_async_callback(workers.close)
-            discovery = await ending.enter_async_context(Discovery.open(settings, engine, commit_log))
+            discovery = await ending.enter_async_context(Discovery.open(settings, engine, commit_log, encoders))
             parts = _assemble(settings, engine, commit_log, queries, costs, workers, discovery)
             await parts.runner.open()
             if commit_log.leads:

@@ -1,7 +1,7 @@
 """Catalogue, search, recommendations and feedback, put together: they share the index, Redis and threads."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Self
@@ -84,8 +84,10 @@ class Discovery:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: Settings, engine: Engine, commit_log: CommitLog) -> AsyncIterator[Self]:
-        """Opens Redis and the encoder; leaving the context saves indexes, and ends everything.
+    async def open(
+        cls, settings: Settings, engine: Engine, commit_log: CommitLog, encoders: Awaitable[Sequence[QueryEncoder]]
+    ) -> AsyncIterator[Self]:
+        """Opens Redis, and has what `opened_encoders` gives; leaving the context saves indexes, and ends the rest.
 
         Raises Conflict (ENCODER_UNUSABLE, REDIS_UNUSABLE), Unavailable.
         """
@@ -95,9 +97,9 @@ class Discovery:
             made = cls(settings, engine, commit_log, redis, results)
             ending.callback(made._lane.close)
             made._sessions = await ending.enter_async_context(Sessions(redis, made._touches))
-            made._encodings = await made._open_encoders()
-            for encoding in made._encodings:
-                ending.push_async_callback(encoding.encoder.close)
+            made._encodings = [
+                Encoding(encoder, StoredVectors(engine, commit_log, encoder.name)) for encoder in await encoders
+            ]
             folder = settings.data_dir / "index"
             made._indexes = Indexes(made.catalogue, made._encodings[0], made._encodings[1:], folder)
             ending.push_async_callback(made.catalogue.stop)
@@ -128,7 +130,9 @@ class Discovery:
             Profiles(self._interactions, self._sessions),
             Forgetting(forgetter, self._sessions, self._forgotten),
         )
-        catalog = CatalogService(self.writer, ProductReader(self._engine, self._log, self.catalogue))
+        catalog = CatalogService(
+            self.writer, ProductReader(self._engine, self._log, self.catalogue), self._indexes.found
+        )
         return {
             catalog_service_pb2.DESCRIPTOR.services_by_name["CatalogService"]: catalog,
             search_service_pb2.DESCRIPTOR.services_by_name["SearchService"]: search,
@@ -158,25 +162,6 @@ class Discovery:
         for part in (self.writer, self._interactions, self._experiments):
             await part.stop()
 
-    async def _open_encoders(self) -> list[Encoding]:
-        """That which is wanted first; then others whose saved indexes may still answer."""
-        names = sorted(_ENCODERS, key=lambda name: name != self._settings.encoder)
-        wanted, *others = names
-        encodings = [await self._encoding(wanted)]
-        for name in others:
-            if not _any_saved(self._settings.data_dir / "index", encodings[0].encoder.name):
-                continue
-            try:
-                encodings.append(await self._encoding(name))
-            except PenstockError as error:  # it cannot answer meanwhile: products are found by words until encoded
-                log.info("an encoder of before cannot be used any more", encoder=name, why=error.message)
-        return encodings
-
-    async def _encoding(self, name: str) -> Encoding:
-        path = self._settings.encoder_path if name == CLIP else None
-        encoder = QueryEncoder(await asyncio.to_thread(open_encoder, name, path))
-        return Encoding(encoder, StoredVectors(self._engine, self._log, encoder.name))
-
     async def _touches(self, tenant: str, user_id: str) -> Sequence[Touch]:
         """What a session that was lost is made of again."""
         return [touch(row) for row in await self._interactions.last(tenant, user_id, INTERACTIONS_MAX)]
@@ -205,6 +190,41 @@ async def _redis(settings: Settings) -> AsyncIterator[Redis]:
                 reason="REDIS_UNUSABLE",
             ) from failure
         yield redis
+
+
+@asynccontextmanager
+async def opened_encoders(settings: Settings) -> AsyncIterator[Awaitable[Sequence[QueryEncoder]]]:
+    """Begins to open them, in a thread: 0.2 s, in which the database can be opened. Leaving the context closes them.
+
+    To await them raises Conflict (ENCODER_UNUSABLE).
+    """
+    opening = asyncio.get_running_loop().run_in_executor(None, _open_encoders, settings)
+    try:
+        yield opening
+    finally:
+        await asyncio.wait({opening})  # a thread cannot be cancelled
+        if opening.exception() is None:
+            for encoder in opening.result():
+                await encoder.close()
+
+
+def _open_encoders(settings: Settings) -> Sequence[QueryEncoder]:
+    """That which is wanted first; then others whose saved indexes may still answer."""
+    names = sorted(_ENCODERS, key=lambda name: name != settings.encoder)
+    wanted, *others = names
+    encoders = [_encoder(wanted, settings)]
+    for name in others:
+        if not _any_saved(settings.data_dir / "index", encoders[0].name):
+            continue
+        try:
+            encoders.append(_encoder(name, settings))
+        except PenstockError as error:  # it cannot answer meanwhile: products are found by words until encoded
+            log.info("an encoder of before cannot be used any more", encoder=name, why=error.message)
+    return encoders
+
+
+def _encoder(name: str, settings: Settings) -> QueryEncoder:
+    return QueryEncoder(open_encoder(name, settings.encoder_path if name == CLIP else None))
 
 
 def _any_saved(folder: Path, wanted: str) -> bool:

@@ -56,8 +56,12 @@ INDEX_TEND_S = 2.0  # between two looks at whether the index is to be rebuilt, m
 INDEX_RETRY_S = 1.0  # after what keeps the index up to date failed
 INDEX_SAVE_S = 300.0  # between two saves while the catalogue changes; what changed since is read again at start
 INDEX_RECALL_S = 600.0  # between two checks of the recall while the catalogue changes
-INDEX_PIN_S = 300.0  # for which the version of a first page stays, for the pages that follow
-INDEX_PINS_MAX = 64  # such versions; each keeps what was replaced since from being freed
+PAGES_S = 300.0  # for which what pages have shown stays, for the pages that follow
+PAGES_SEARCHES_MAX = 500  # whose pages are being turned
+PAGES_VERSIONS_MAX = 64  # of the index that they show; each keeps what was replaced since from being freed
+PAGES_RESULTS_MAX = 500_000  # that they have shown together; each takes 8 bytes beside the product's id
+FOUND_S_MAX = 0.5  # an upsert waits so long for searches to see it; then it is answered all the same
+FOUND_PRODUCTS_MAX = 50  # of which it waits for the vectors; more take longer than that to encode
 VECTORS_FOUND_AT_ONCE = 1_000  # by one statement; a vector is 2 kB of text in its answer
 VECTORS_KEPT_AT_ONCE = 1_000  # by one insert
 

@@ -79,6 +79,21 @@ def test_asking_in_python(stack: ServerProcess) -> None:
     assert "etl" in said
 
 
+def test_finding(stack: ServerProcess) -> None:
+    said = run("bash", "-euo", "pipefail", "-c", example("Finding", "sh", stack))
+    assert '"error"' not in said
+    assert '"code":' not in said
+    assert '"name":"Red wool scarf"' in said
+    assert '"status":"stored"' in said
+    assert '"session_size":1' in said
+
+
+def test_finding_in_python(stack: ServerProcess) -> None:
+    said = run(sys.executable, "-c", example("Finding in Python", "python", stack))
+    assert "Warm winter hat" in said
+    assert "Leather glove because of what you" in said
+
+
 def required(*, development: bool) -> set[str]:
     """The names that pyproject.toml asks for."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

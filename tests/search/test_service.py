@@ -105,6 +105,23 @@ def test_pages_show_everything_once_and_one_version(shop: Shop, query: str, mode
     assert len(seen) == len(set(seen)) == first.total
 
 
+@pytest.mark.parametrize("mode", [search_pb2.HYBRID, search_pb2.LEXICAL, search_pb2.VECTOR])
+def test_pages_of_products_that_are_all_alike_repeat_none(shop: Shop, mode: search_pb2.SearchMode) -> None:
+    alike = [Product(product_id=f"twin-{number:02}", name="Copper kettle", brand="Twins") for number in range(40)]
+    shop.fill(alike)
+    filters = search_pb2.ProductFilter(brands=["twins"])
+    page = search(shop, query="copper kettle", mode=mode, filters=filters, limit=7)
+    seen = ids(page)
+    while page.next_page_token:
+        token = page.next_page_token
+        page = search(shop, query="copper kettle", mode=mode, filters=filters, limit=7, page_token=token)
+        seen += ids(page)
+    assert sorted(seen) == [product.product_id for product in alike]
+    offset = search(shop, query="copper kettle", mode=mode, filters=filters, limit=7, offset=30)
+    rest = search(shop, query="copper kettle", mode=mode, filters=filters, limit=7, page_token=offset.next_page_token)
+    assert len({*ids(offset), *ids(rest)}) == 10
+
+
 def test_sorting(shop: Shop) -> None:
     cheap = search(shop, sort=search_pb2.PRICE_ASCENDING, limit=3)
     assert [result.product.price for result in cheap.results] == [0, 1, 2]

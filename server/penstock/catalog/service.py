@@ -1,6 +1,7 @@
 """The catalogue over gRPC."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TypeAlias
 
 from penstock.catalog.reader import ProductReader, Wanted
 from penstock.catalog.upload import Uploads
@@ -8,18 +9,24 @@ from penstock.catalog.v1 import catalog_service_pb2 as pb
 from penstock.catalog.writer import CatalogueWriter
 from penstock.rpc.call import Call
 
+Found: TypeAlias = Callable[[str, int, Sequence[str]], Awaitable[None]]
+
 
 class CatalogService:
     """Serves `penstock.catalog.v1.CatalogService`."""
 
-    def __init__(self, writer: CatalogueWriter, reader: ProductReader) -> None:
+    def __init__(self, writer: CatalogueWriter, reader: ProductReader, found: Found) -> None:
+        """`found(tenant, commit, product ids)` waits, within bounds, until searches see what a commit changed."""
         self._writer = writer
         self._reader = reader
+        self._found = found
         self._uploads = Uploads(writer)
 
     async def UpsertProducts(self, request: pb.UpsertProductsRequest, call: Call) -> pb.UpsertProductsResponse:
         done = await self._writer.upsert(call.tenant, request.products)
         counts = done.counts
+        if done.commit:
+            await self._found(call.tenant, done.commit, [product.product_id for product in request.products])
         return pb.UpsertProductsResponse(
             created=counts.created, updated=counts.updated, unchanged=counts.unchanged, commit=done.commit
         )
@@ -52,7 +59,9 @@ class CatalogService:
         return pb.GetProductResponse(product=found.product, commit=found.commit)
 
     async def DeleteProduct(self, request: pb.DeleteProductRequest, call: Call) -> pb.DeleteProductResponse:
-        return pb.DeleteProductResponse(commit=await self._writer.remove(call.tenant, request.product_id))
+        commit = await self._writer.remove(call.tenant, request.product_id)
+        await self._found(call.tenant, commit, ())
+        return pb.DeleteProductResponse(commit=commit)
 
     async def ListProducts(self, request: pb.ListProductsRequest, call: Call) -> pb.ListProductsResponse:
         wanted = Wanted(

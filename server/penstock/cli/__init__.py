@@ -10,8 +10,15 @@ import typer
 # gRPC's fork handlers are for those who go on after a fork. We only ever fork to run another program, and with them on
 # each time logs that threads were in the way. It is read when gRPC is imported, which the commands' modules do.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+# Searches multiply small matrices, thousands a second, on threads of their own. More threads for each multiplication
+# wait for each other by spinning: 40 % of all CPU time with two. Read when the libraries are loaded.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from penstock.cli import demo, doctor, feed, kpis, load_products, serve, status
+from penstock.cli.loading import uncollected
+
+with uncollected():
+    from penstock.cli import demo, doctor, feed, kpis, load_products, serve, status
 
 app = typer.Typer(
     help="Event streams in, decisions out: durable ingest, KPIs and ETL control over gRPC and REST, on ClickHouse.",

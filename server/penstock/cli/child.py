@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from penstock.cli.running import CommandError
 from penstock import tether
+from penstock.cli.running import CommandError
 from penstock.settings import Settings
 
 START_S_MAX = 90.0

@@ -9,6 +9,7 @@ import typer
 from pydantic import ValidationError
 
 from penstock import logs
+from penstock.cli.loading import keep_loaded, uncollected, without_pandas
 from penstock.cli.running import fail, run
 from penstock.settings import Settings
 from penstock.startup import StartupError, check_public
@@ -100,13 +101,16 @@ def _start(settings: Settings, *, rest: bool, allow_public: bool, ready_file: Pa
     except StartupError as error:
         fail(str(error))
     logs.configure(settings.log_level, settings.log_format)
-    # Loads the database; the checks above should not wait for that.
-    from penstock import stack
+    with without_pandas():
+        # Loads the database; the checks above should not wait for that.
+        with uncollected():
+            from penstock import stack
+        keep_loaded()
+        with stack.ready_file(ready_file) as write:
 
-    with stack.ready_file(ready_file) as write:
+            def announce(ready: stack.Ready) -> None:
+                address = f"{settings.grpc_host}:{ready.grpc_port}"
+                log.info("ready", grpc=address, http_port=ready.http_port, pid=ready.pid)
+                write(ready)
 
-        def announce(ready: stack.Ready) -> None:
-            log.info("ready", grpc=f"{settings.grpc_host}:{ready.grpc_port}", http_port=ready.http_port, pid=ready.pid)
-            write(ready)
-
-        run(stack.run(settings, rest=rest, announce=announce))
+            run(stack.run(settings, rest=rest, announce=announce))

@@ -90,7 +90,7 @@ def detect(
     wants 60 windows with a value, and hundreds to be sharp. Raises InvalidInput on a sensitivity outside [0, 1].
     """
     threshold = threshold_of(sensitivity)
-    # Here, because only the worker judges: the server need not spend 1.0 s of CPU at its start on SciPy and statsmodels.
+    # Here, because only the worker judges: SciPy and statsmodels would take the server 0.7 s of CPU at its start.
     from penstock.kpis.anomaly_judgement import judge
 
     return judge(series, method, threshold, alert, limit)

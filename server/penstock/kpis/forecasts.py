@@ -130,7 +130,7 @@ def _blocks(windows: int, horizon: int) -> tuple[int, int]:
 
 
 def _weighted(series: Series, past: FloatArray, known: int, horizon: int, steps: int, origins: int) -> Forecast:
-    # Here, because only the worker forecasts: the server need not spend COST of CPU at its start on statsforecast.
+    # Here, because only the worker forecasts: statsforecast would take the server 1.0 s of CPU at its start.
     from penstock.kpis.forecast_models import candidates
 
     periods = seasons(series.step_s, len(past) - steps * origins, cycles_min=2)

@@ -7,8 +7,9 @@ the metrics, never a row; and what it writes is trusted no more than what a user
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import httpx
+import orjson
 import structlog
 
 from penstock import limits
@@ -17,6 +18,9 @@ from penstock.queries.runner import QueryRunner
 from penstock.queries.statement import Caller, Query, Result
 from penstock.queries.views import View
 from penstock.settings import Settings
+
+if TYPE_CHECKING:
+    import httpx
 
 log = structlog.get_logger()
 
@@ -100,6 +104,9 @@ class Asker:
             await self._client.aclose()
 
     async def _written(self, messages: Sequence[Mapping[str, str]]) -> str:
+        # Here, because few servers have a language model, and the import takes 25 ms of CPU.
+        import httpx
+
         if self._client is None:
             self._client = httpx.AsyncClient(timeout=limits.ASK_TIMEOUT_S)
         key = self._key.get_secret_value()
@@ -129,7 +136,7 @@ class Asker:
 def _statement(body: bytes) -> str:
     """The statement in the endpoint's answer, as it came or in a fence of Markdown."""
     try:
-        found = httpx.Response(200, content=body).json()["choices"][0]["message"]["content"]
+        found = orjson.loads(body)["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError) as error:
         raise _failed("the endpoint's answer is no chat completion") from error
     if not isinstance(found, str) or not found.strip():

@@ -86,7 +86,7 @@ def covisitation(
 
 
 def _counted(weight: Floats, first: Codes, later: Codes, products: int) -> _Pairs:
-    # Here, because only the worker learns, and the import takes COST of CPU.
+    # Here, because only the worker learns, and the import takes 50 ms of CPU.
     from scipy import sparse
 
     return sparse.coo_array((weight, (first, later)), shape=(products, products)).tocsr()

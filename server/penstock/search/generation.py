@@ -74,6 +74,7 @@ class Generation:
         self._digests: dict[str, bytes] = {}  # of products that changed since the start: what their vectors are of
         self._unencodable: set[bytes] = set()
         self._listening = False
+        self._moved = asyncio.Event()  # set, and another put in its place, when there is a newer version
         self._stopping = threading.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._measured_version = -1
@@ -123,6 +124,15 @@ class Generation:
         await self._measure()
         await self._save()
 
+    async def has(self, commit: int, product_ids: Sequence[str]) -> None:
+        """Waits until searches see a commit, and these of its products by their vectors."""
+        while True:
+            moved = self._moved
+            version = self.index.version
+            if version.commit >= commit and not any(version.awaits_vector(each) for each in product_ids):
+                return
+            await moved.wait()
+
     @property
     def pending(self) -> int:
         """Products that wait for their vectors, or for being read."""
@@ -131,6 +141,11 @@ class Generation:
     def _note(self, commit: int, product_ids: frozenset[str]) -> None:
         self._dirty |= product_ids
         self._changed.set()
+
+    def _tell(self) -> None:
+        """Those who wait for a version look at the newest."""
+        self._moved.set()
+        self._moved = asyncio.Event()
 
     async def _load(self) -> None:
         if not self._folder.exists():
@@ -176,6 +191,7 @@ class Generation:
             if each.document is None:
                 self._digests.pop(each.product_id, None)
         self.whole = not rest
+        self._tell()
         self._unencoded.set()
 
     async def _changes(self, read: Sequence[_Read]) -> list[Change]:
@@ -243,6 +259,7 @@ class Generation:
         await self._vectors.keep(self._tenant, vectors)
         # What a product's vector is of must be known before the product changes again.
         self._digests.update(await self._in_thread(self._writes, self._set_vectors, wanted, vectors))
+        self._tell()
 
     def _set_vectors(self, wanted: Sequence[_Read], vectors: dict[bytes, Vector]) -> dict[str, bytes]:
         # A product may have changed since its texts were read: then its new texts are encoded next.

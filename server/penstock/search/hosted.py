@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import shutil
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +12,7 @@ import structlog
 
 from penstock import limits
 from penstock.catalog.products import TenantProducts
-from penstock.errors import OutOfRange, Unavailable
+from penstock.errors import Unavailable
 from penstock.search.encoding import QueryEncoder
 from penstock.search.generation import Generation
 from penstock.search.index import IndexStatus, IndexVersion
@@ -75,7 +74,6 @@ class HostedIndex:
         self._serving: Generation | None = None
         self._coming: Generation | None = None
         self._swap: asyncio.Task[None] | None = None
-        self._pins: dict[int, tuple[View, float]] = {}
 
     async def open(
         self, wanted: Encoding, others: Sequence[Encoding], changed_since: Callable[[int], Awaitable[set[str]]]
@@ -115,26 +113,10 @@ class HostedIndex:
         whole = serving.whole
         return View(serving.index.version, serving.encoder, self._products, whole)
 
-    def pin(self, view: View) -> None:
-        """Keeps what a first page showed for the pages that follow, for INDEX_PIN_S; of too many the oldest go."""
-        now = time.monotonic()
-        self._pins.pop(view.version.number, None)
-        self._pins[view.version.number] = (view, now + limits.INDEX_PIN_S)
-        for number, (_, until) in list(self._pins.items()):
-            if until < now or len(self._pins) > limits.INDEX_PINS_MAX:
-                del self._pins[number]
-
-    def pinned(self, number: int) -> View:
-        """What was kept of that version. Raises OutOfRange (PAGE_TOKEN_EXPIRED), Unavailable."""
-        now = self.view
-        if now.version.number == number:
-            return now
-        found = self._pins.get(number)
-        if found is None or found[1] < time.monotonic():
-            raise OutOfRange(
-                "the version of the index that the first page showed is gone; begin again", reason="PAGE_TOKEN_EXPIRED"
-            )
-        return found[0]
+    async def has(self, commit: int, product_ids: Sequence[str]) -> None:
+        """Waits until searches see a commit, and these products by their vectors; not for an index that loads."""
+        if self._serving is not None and self._serving.ready:
+            await self._serving.has(commit, product_ids)
 
     def state(self) -> State:
         """How it is. Raises Unavailable before it is opened."""

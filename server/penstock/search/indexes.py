@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import structlog
 
+from penstock import limits
 from penstock.catalog.products import Catalogue
 from penstock.errors import PenstockError, Unavailable
 from penstock.search.hosted import Encoding, HostedIndex
@@ -59,6 +61,16 @@ class Indexes:
         if hosted is None:
             raise Unavailable("the index is being read", reason="INDEX_LOADING", retry_after_s=1.0)
         return hosted
+
+    async def found(self, tenant: str, commit: int, product_ids: Sequence[str]) -> None:
+        """Waits until searches see what a commit changed, FOUND_S_MAX at most.
+
+        Who stores a product and searches for it finds it so; nobody has to know that there is an index.
+        """
+        few = product_ids if len(product_ids) <= limits.FOUND_PRODUCTS_MAX else ()
+        with suppress(TimeoutError, Unavailable):
+            async with asyncio.timeout(limits.FOUND_S_MAX):
+                await (await self.of(tenant)).has(commit, few)
 
     def _begin(self, tenant: str) -> asyncio.Task[None]:
         task = asyncio.create_task(self._open(tenant), name=f"open-index-{tenant}")

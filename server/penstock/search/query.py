@@ -27,6 +27,7 @@ class Query:
     facets: tuple[str, ...] = ()
     mode: Mode = Mode.HYBRID
     explain: bool = False
+    shown: tuple[str, ...] = ()  # by the pages before, `offset` of them; a first page at an offset has none
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from penstock.errors import invalid_field
 from penstock.search.documents import document
 from penstock.search.hosted import View
 from penstock.search.index import IndexVersion, Matches, Number, Order, combined, texts_to_encode
+from penstock.search.index.document import Ints
 from penstock.search.lane import SearchLane, Vectors
 from penstock.search.query import Counted, Found, HowFound, Item, Mode, Query, Timings, Why
 
@@ -127,8 +128,8 @@ def _by_words(
     with _timed(timings, "lexical"):
         hits = version.lexical(query.text, query.offset + query.limit, matches)
     plan = HowFound("lexical", "by words alone", matches.count, hits.found.count)
-    cut = slice(query.offset, None)
     with _timed(timings, "rank"):
+        cut = _page(version, query, hits.numbers)
         numbers = hits.numbers[cut]
         items = [
             Item(product_id, float(score), _why(version, query, int(number), float(score), None, bool(exact)))
@@ -148,8 +149,9 @@ def _by_meaning(
     with _timed(timings, "vector"):
         nearest = version.nearest(vector[None, :], query.offset + query.limit, matches)
     hits = nearest.hits[0]
-    numbers, scores = hits.numbers[query.offset :], hits.scores[query.offset :]
     with _timed(timings, "rank"):
+        cut = _page(version, query, hits.numbers)
+        numbers, scores = hits.numbers[cut], hits.scores[cut]
         items = [
             Item(product_id, float(score), _why(version, query, int(number), None, float(score), exact=False))
             for product_id, number, score in zip(version.product_ids(numbers), numbers, scores, strict=True)
@@ -164,8 +166,8 @@ def _by_both(
         return _by_words(version, query, matches, timings)
     with _timed(timings, "vector"):
         hits = version.hybrid(query.text, vector, query.offset + query.limit, matches)
-    cut = slice(query.offset, query.offset + query.limit)
     with _timed(timings, "rank"):
+        cut = _page(version, query, hits.numbers)
         numbers = hits.numbers[cut]
         items = [
             Item(
@@ -182,6 +184,16 @@ def _by_both(
             )
         ]
     return items, matches, HowFound.of(hits.plan, matches.count)
+
+
+def _page(version: IndexVersion, query: Query, ranked: Ints) -> Ints:
+    """The places of the page in a ranking that reaches to its end: the best of what was not shown yet."""
+    if not query.shown:
+        return np.arange(query.offset, min(len(ranked), query.offset + query.limit), dtype=np.int32)
+    shown = version.numbers_of([product_id for product_id in query.shown if product_id])
+    left_out = query.offset - len(shown)  # by a first page that began at an offset
+    fresh = np.flatnonzero(~np.isin(ranked, shown)).astype(np.int32)
+    return fresh[left_out : left_out + query.limit]
 
 
 def _known(value: float) -> float | None:

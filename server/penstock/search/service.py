@@ -1,25 +1,27 @@
 """Search over gRPC."""
 
 import time
+from dataclasses import replace
 
-import numpy as np
 from google.longrunning import operations_proto_pb2
 from google.protobuf.message import Message
 
 from penstock import limits
 from penstock.cache.local import Asked
 from penstock.cache.results import Kind, Results
+from penstock.catalog.v1.catalog_pb2 import Product
 from penstock.errors import PenstockError
 from penstock.rpc.call import Call
 from penstock.rpc.operations import Operations, Report
 from penstock.rpc.status import status_of
 from penstock.search import wire
-from penstock.search.hosted import HostedIndex, View
+from penstock.search.hosted import View
 from penstock.search.index import Except, Filter
 from penstock.search.index.document import Ints
 from penstock.search.indexes import Indexes
 from penstock.search.lane import SearchLane, Vectors
-from penstock.search.query import HowFound, Item
+from penstock.search.pages import Pages
+from penstock.search.query import HowFound
 from penstock.search.searcher import Searcher
 from penstock.search.v1 import search_pb2
 from penstock.search.v1 import search_service_pb2 as pb
@@ -39,6 +41,7 @@ class SearchService:
         self._lane = lane
         self._results = results
         self._operations = operations
+        self._pages = Pages()
 
     async def Search(self, request: pb.SearchRequest, call: Call) -> pb.SearchResponse:
         return await self._searched(request, call.tenant, call.started)
@@ -106,28 +109,26 @@ class SearchService:
         return self._operations.start(call.tenant, request.request_id, work)
 
     async def _searched(self, request: pb.SearchRequest, tenant: str, started: float) -> pb.SearchResponse:
-        hosted = await self._indexes.of(tenant)
+        view = (await self._indexes.of(tenant)).view
+        shown: tuple[str, ...] = ()
+        search = wire.asked(request)
         number, offset = wire.place_of(request)
-        view = hosted.pinned(number) if number else hosted.view
-        query = wire.query_of(request, offset)
-        version = view.version
+        if number:
+            before = self._pages.shown(tenant, number, search, offset)
+            view, shown = before.view, before.product_ids
+        query = replace(wire.query_of(request, offset), shown=shown)
 
         async def load() -> bytes:
             found = await self._searcher.search(view, query)
-            return wire.found(found, request, version.number, offset).SerializeToString()
+            return wire.found(found, request, view.version.number, offset).SerializeToString()
 
-        answer = await self._results.get(
-            Asked(
-                kind=SEARCHES.name,
-                tenant=tenant,
-                key=wire.asked(request) + offset.to_bytes(4, "little"),
-                version=view.content,
-            ),
-            load,
-        )
+        # Behind a first page an answer depends on what that showed, so it is of this version and this server alone.
+        content = f"{number}" if number else view.content
+        key = search + offset.to_bytes(4, "little")
+        answer = await self._results.get(Asked(kind=SEARCHES.name, tenant=tenant, key=key, version=content), load)
         response = pb.SearchResponse.FromString(answer.value)
         response.cached = answer.cached
-        self._turned(hosted, view, request, response)
+        self._turned(view, request, search, shown, response)
         fetching = time.perf_counter()
         if not request.ids_only:
             kept = wire.filled(response.results, view.products)
@@ -138,23 +139,28 @@ class SearchService:
         response.took_ms.total = _ms(started)
         return response
 
-    def _turned(self, hosted: HostedIndex, view: View, request: pb.SearchRequest, response: pb.SearchResponse) -> None:
+    def _turned(
+        self, view: View, request: pb.SearchRequest, search: bytes, shown: tuple[str, ...], response: pb.SearchResponse
+    ) -> None:
         """Makes the answer, which may come from another server or version of the same, one of this version."""
         if response.next_page_token:
-            hosted.pin(view)
-            if response.index_version != view.version.number:
-                _, offset = wire.place_of(request)
-                reached = offset + len(response.results)
-                response.next_page_token = wire.page_token(request, view.version.number, reached)
+            _, offset = wire.place_of(request)
+            # What lies before a first page at an offset was never shown; the pages behind it leave as much out.
+            seen = (*(shown or ("",) * offset), *(each.product.product_id for each in response.results))
+            self._pages.keep(search, view, seen)
+            response.next_page_token = wire.page_token(request, view.version.number, len(seen))
         response.index_version = view.version.number
 
 
 def _results(view: View, numbers: Ints, scores: Vectors, *, ids_only: bool) -> list[search_pb2.SearchResult]:
-    results = [
-        wire.result(Item(product_id, float(score)))
-        for product_id, score in zip(view.version.product_ids(numbers), np.asarray(scores).tolist(), strict=True)
-    ]
-    return results if ids_only else wire.filled(results, view.products)
+    results = []
+    # The message is made in one step: ten results by way of an Item take 40 µs, so 15.
+    for product_id, score in zip(view.version.product_ids(numbers), scores.tolist(), strict=True):
+        if ids_only:
+            results.append(search_pb2.SearchResult(product=Product(product_id=product_id), score=score))
+        elif (stored := view.products.get(product_id)) is not None:
+            results.append(search_pb2.SearchResult(product=stored.product, score=score))
+    return results
 
 
 def _nothing(view: View) -> str:

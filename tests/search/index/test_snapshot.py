@@ -3,7 +3,6 @@
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from penstock.search.index import (
@@ -184,4 +183,3 @@ def test_constants_of_kinds_are_what_sizes_mean() -> None:
         Kind.HNSW,
         Kind.IVF,
     ]
-    assert np.float32 is VECTORS.dtype.type

@@ -1,6 +1,6 @@
 """The next version, while it is made: changes go into the store behind what versions see, and into copies."""
 
-from typing import Protocol
+from collections.abc import Callable
 
 import numpy as np
 
@@ -11,10 +11,8 @@ from penstock.search.index.version import IndexVersion
 NONE = -1
 
 
-class Words(Protocol):
-    """Makes the terms of a product's texts, and their weights."""
-
-    def __call__(self) -> dict[str, float]: ...
+Words = Callable[[], dict[str, float]]
+"""Makes the terms of a product's texts, and their weights."""
 
 
 class Draft:

@@ -124,6 +124,13 @@ class IndexVersion:
         vector: Vectors = self._vectors.at(self.vector_of[[number]])[0]
         return vector
 
+    def awaits_vector(self, product_id: str) -> bool:
+        """Whether the product can be found, and not by its vector yet."""
+        number = self.known(product_id)
+        if number is None or not self.findable[self.row_of[number]]:
+            return False
+        return bool(self.vector_of[number] < 0)
+
     def vectors_of(self, product_ids: Sequence[str]) -> tuple[Vectors, Bools]:
         """(n, d) unit vectors, zeros where there is none; (n,) whether there is one."""
         numbers = [self.known(product_id) for product_id in product_ids]
