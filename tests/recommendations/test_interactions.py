@@ -1,4 +1,4 @@
-"""Weights and columns."""
+"""Columns of interactions."""
 
 import numpy as np
 import pyarrow as pa
@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.errors import InvalidInput
-from penstock.recommendations.interactions import Interaction, Interactions, InteractionType, weight_of
+from penstock.recommendations.interactions import Interaction, Interactions
 
 ROWS = st.lists(
     st.builds(
@@ -27,24 +26,6 @@ def rows_of(interactions: Interactions) -> list[Interaction]:
         Interaction(interactions.users[user], interactions.products[product], weight, time)
         for user, product, weight, time in zip(*(column.tolist() for column in columns), strict=True)
     ]
-
-
-@pytest.mark.parametrize(
-    ("type", "weight"),
-    [("view", 0.1), ("click", 0.3), ("like", 0.5), ("share", 0.5), ("add_to_cart", 0.6), ("purchase", 1.0)],
-)
-def test_each_type_has_its_weight(type: str, weight: float) -> None:
-    assert weight_of(InteractionType(type)) == weight
-
-
-def test_a_rating_below_three_counts_against() -> None:
-    assert [weight_of(InteractionType.RATING, rating) for rating in (1, 2, 3, 4, 5)] == [-1.0, -0.5, 0.0, 0.5, 1.0]
-
-
-@pytest.mark.parametrize("rating", [None, 0.9, 5.1, float("nan")])
-def test_a_rating_must_have_one(rating: float | None) -> None:
-    with pytest.raises(InvalidInput):
-        weight_of(InteractionType.RATING, rating)
 
 
 @given(ROWS)

@@ -1,48 +1,46 @@
 """Reads behaviour from ClickHouse: what users did with products, as feedback and as events."""
 
+from collections.abc import Mapping
 from string import Template
 
 from penstock import limits
+from penstock.feedback.sessions_state import WEIGHTS, InteractionType
 from penstock.recommendations.interactions import Interactions
 from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import Engine, Lane
 
-# What feedback weighs stands in the contract (`InteractionType`); an event weighs what the feedback of its kind does.
-_WEIGHT = """multiIf(
-        interaction_type = 'VIEW', 0.1,
-        interaction_type = 'CLICK', 0.3,
-        interaction_type IN ('LIKE', 'SHARE'), 0.5,
-        interaction_type = 'ADD_TO_CART', 0.6,
-        interaction_type = 'PURCHASE', 1.0,
-        (ifNull(rating, 3) - 3) / 2
-    )"""
-_EVENTS = "('page_view', 'product_view', 'click', 'add_to_cart', 'add_to_wishlist', 'purchase')"
+# An event counts as the feedback of its kind does.
+_EVENTS: Mapping[str, InteractionType] = {
+    "page_view": InteractionType.VIEW,
+    "product_view": InteractionType.VIEW,
+    "click": InteractionType.CLICK,
+    "add_to_wishlist": InteractionType.LIKE,
+    "add_to_cart": InteractionType.ADD_TO_CART,
+    "purchase": InteractionType.PURCHASE,
+}
+_FEEDBACK_WEIGHT = "multiIf({}, (ifNull(rating, 3) - 3) / 2)".format(
+    ", ".join(f"interaction_type = '{each}', {weight}" for each, weight in WEIGHTS.items())
+)
+_EVENT_WEIGHT = "multiIf({}, 0)".format(
+    ", ".join(f"event_type = '{name}', {WEIGHTS[each]}" for name, each in _EVENTS.items())
+)
+_COUNTED = f"event_type IN {tuple(_EVENTS)} AND product_id != '' AND visitor != ''"
 _INTERACTIONS = Template(f"""
 SELECT user_id, product_id, weight, time
 FROM
 (
-    SELECT user_id, product_id, {_WEIGHT} AS weight, event_time AS time
+    SELECT user_id, product_id, {_FEEDBACK_WEIGHT} AS weight, event_time AS time
     FROM $feedback
     UNION ALL
-    SELECT visitor AS user_id, product_id,
-        multiIf(
-            event_type = 'purchase', 1.0,
-            event_type = 'add_to_cart', 0.6,
-            event_type = 'add_to_wishlist', 0.5,
-            event_type = 'click', 0.3,
-            0.1
-        ) AS weight,
-        event_time AS time
+    SELECT visitor AS user_id, product_id, {_EVENT_WEIGHT} AS weight, event_time AS time
     FROM $events
-    WHERE event_type IN {_EVENTS} AND product_id != '' AND visitor != ''
+    WHERE {_COUNTED}
 )
 ORDER BY time DESC
 LIMIT {{limit:UInt64}}
 """)
 _COUNT = Template(f"""
-SELECT
-    (SELECT count() FROM $feedback)
-    + (SELECT count() FROM $events WHERE event_type IN {_EVENTS} AND product_id != '' AND visitor != '') AS n
+SELECT (SELECT count() FROM $feedback) + (SELECT count() FROM $events WHERE {_COUNTED}) AS n
 """)
 
 

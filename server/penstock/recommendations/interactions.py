@@ -1,9 +1,7 @@
 """What users did with products, as columns: what everything here is learnt from."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
-from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
@@ -11,50 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from penstock.errors import invalid_field
-
 Floats: TypeAlias = NDArray[np.float32]
 Doubles: TypeAlias = NDArray[np.float64]
 Codes: TypeAlias = NDArray[np.int32]
-
-RATING_NEUTRAL = 3.0  # of 1 to 5: below it a rating counts against the product
-RATING_SPAN = 2.0
-
-
-class InteractionType(StrEnum):
-    """What a user did."""
-
-    VIEW = "view"
-    CLICK = "click"
-    LIKE = "like"
-    SHARE = "share"
-    ADD_TO_CART = "add_to_cart"
-    PURCHASE = "purchase"
-    RATING = "rating"
-
-
-WEIGHTS: Mapping[InteractionType, float] = MappingProxyType(
-    {
-        InteractionType.VIEW: 0.1,
-        InteractionType.CLICK: 0.3,
-        InteractionType.LIKE: 0.5,
-        InteractionType.SHARE: 0.5,
-        InteractionType.ADD_TO_CART: 0.6,
-        InteractionType.PURCHASE: 1.0,
-    }
-)
-
-
-def weight_of(type: InteractionType, rating: float | None = None) -> float:
-    """What an interaction says of the user's liking, -1 to 1; below 0 only for ratings below 3.
-
-    Raises InvalidInput for a RATING without a rating from 1 to 5.
-    """
-    if type is not InteractionType.RATING:
-        return WEIGHTS[type]
-    if rating is None or not 1 <= rating <= 5:
-        raise invalid_field("rating", "must be from 1 to 5 for a RATING")
-    return (rating - RATING_NEUTRAL) / RATING_SPAN
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +20,7 @@ class Interaction:
 
     user_id: str
     product_id: str
-    weight: float  # see weight_of
+    weight: float  # what it says of the user's liking, -1 to 1: penstock.feedback's
     time: float  # seconds since 1970
 
 

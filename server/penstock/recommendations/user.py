@@ -22,7 +22,7 @@ class Touched:
     """Interactions of one user, in any order; of those with the same time the later ones are the newer."""
 
     ids: tuple[str, ...]
-    weights: Doubles  # signed, see interactions.weight_of
+    weights: Doubles  # signed, see interactions.Interaction
     times: Doubles  # seconds since 1970
 
     def __post_init__(self) -> None:
