@@ -1,4 +1,7 @@
-"""Every bound of the server, with its unit in its name and its why beside it."""
+"""The bounds on what clients and load can make large, each with its unit in its name and its why beside it.
+
+What bounds one algorithm alone stands beside that algorithm.
+"""
 
 # --- one request ----------------------------------------
 REQUEST_BYTES_MAX = 16 * 1024 * 1024  # gRPC and Envoy alike; 50,000 wide rows fit
@@ -56,7 +59,7 @@ INDEX_TEND_S = 2.0  # between two looks at whether the index is to be rebuilt, m
 INDEX_RETRY_S = 1.0  # after what keeps the index up to date failed
 INDEX_SAVE_S = 300.0  # between two saves while the catalogue changes; what changed since is read again at start
 INDEX_RECALL_S = 600.0  # between two checks of the recall while the catalogue changes
-PAGES_S = 300.0  # for which what pages have shown stays, for the pages that follow
+PAGES_S = 300.0  # for which what pages have shown stays at most, for the pages that follow
 PAGES_SEARCHES_MAX = 500  # whose pages are being turned
 PAGES_VERSIONS_MAX = 64  # of the index that they show; each keeps what was replaced since from being freed
 PAGES_RESULTS_MAX = 500_000  # that they have shown together; each takes 8 bytes beside the product's id

@@ -69,7 +69,7 @@ class House:
         encodings = [
             Encoding(QueryEncoder(each), StoredVectors(self.engine, self.log, each.name)) for each in (wanted, *others)
         ]
-        hosted = HostedIndex(products, self.folder)
+        hosted = HostedIndex(products, catalogue.mark, self.folder)
         try:
             await hosted.open(encodings[0], encodings[1:], partial(catalogue.changed_since, "default"))
             yield hosted

@@ -137,6 +137,11 @@ class Catalogue:
         rows = await self._engine.rows(_CHANGED_IDS, {"tenant": tenant, "since": commit, "head": self._log.head})
         return {row["product_id"] for row in rows}
 
+    async def mark(self, commit: int) -> str:
+        """What tells a commit from one of the same number in another database; empty where there is no such commit."""
+        time = await self._log.time_of(commit)
+        return time.isoformat() if time is not None else ""
+
     async def tenants(self) -> list[str]:
         """Tenants that ever had a product."""
         return sorted(row["tenant"] for row in await self._engine.rows(_TENANTS, {"head": self._log.head}))

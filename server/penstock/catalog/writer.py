@@ -71,7 +71,8 @@ class CatalogueWriter:
         await self._catalogue.of(tenant)
         change = Change(tenant, await asyncio.to_thread(self._completed, products))
         commit = await self._commits.write(change, len(products))
-        return Written(change.counts, commit)
+        counts = change.counts
+        return Written(counts, commit if counts.created or counts.updated else 0)  # the commit may be of others alone
 
     async def remove(self, tenant: str, product_id: str) -> int:
         """Removes the product; the commit that did. Raises NotFound, Overloaded, Unavailable."""

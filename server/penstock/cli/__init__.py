@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from penstock.cli.loading import uncollected
 
 with uncollected():
-    from penstock.cli import demo, doctor, feed, kpis, load_products, serve, status
+    from penstock.cli import demo, doctor, evaluate, feed, kpis, load_products, serve, status
 
 app = typer.Typer(
     help="Event streams in, decisions out: durable ingest, KPIs and ETL control over gRPC and REST, on ClickHouse.",
@@ -34,6 +34,7 @@ app.command("replay")(feed.replay)
 app.command("simulate")(feed.simulate)
 app.command("load-products")(load_products.load_products_command)
 app.command("kpis")(kpis.kpis)
+app.add_typer(evaluate.app, name="evaluate")
 app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
 

@@ -116,7 +116,7 @@ class Interactions:
         """Stores those whose request was not stored before. Raises Overloaded, Unavailable."""
         sent = _Sent(tenant, interactions)
         commit = await self._commits.write(sent, len(interactions))
-        return Stored(sent.fresh, commit)
+        return Stored(sent.fresh, commit if sent.fresh else 0)  # the commit may be of others alone
 
     async def last(self, tenant: str, user_id: str, limit: int, *, since: int = 0) -> list[Interaction]:
         """The user's newest interactions that came after a commit, the newest first. Raises Unavailable."""

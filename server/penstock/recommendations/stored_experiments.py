@@ -54,6 +54,7 @@ class StoredExperiments:
         self._engine = engine
         self._log = commit_log
         self._known: dict[str, _Known] = {}
+        self._changes = 0
         self._reading = asyncio.Lock()
         self._commits: GroupCommit[_Change] = GroupCommit(
             commit_log, name="experiments", store=self._store, landed=self._landed
@@ -94,11 +95,13 @@ class StoredExperiments:
         return time.monotonic() - known.read_at < limits.OWN_KPIS_REFRESH_S
 
     async def _read(self, tenant: str) -> _Known:
-        epoch, read_at = self._log.epoch, time.monotonic()
+        epoch, read_at, changes = self._log.epoch, time.monotonic(), self._changes
         relation = self._log.version.relation("experiments")
         rows = await self._engine.rows(_READ.format(experiments=relation), {"tenant": tenant})
         experiments = {row["name"]: Parse(row["declaration"], Experiment()) for row in rows}
-        self._known[tenant] = known = _Known(experiments, epoch, read_at)
+        known = _Known(experiments, epoch, read_at)
+        if changes == self._changes:  # else what was read may be from before
+            self._known[tenant] = known
         return known
 
     async def _store(self, writes: Sequence[Write[_Change]], transaction: Transaction) -> Entry | None:
@@ -138,6 +141,7 @@ class StoredExperiments:
         return Entry("experiments", rows=len(rows))
 
     async def _landed(self, writes: Sequence[Write[_Change]], commit: int, time: datetime) -> None:
+        self._changes += 1
         for tenant in {write.item.tenant for write in writes}:
             self._known.pop(tenant, None)
 

@@ -61,8 +61,16 @@ class _Read:
 class Generation:
     """One index, and all that keeps it right."""
 
-    def __init__(self, products: TenantProducts, encoder: QueryEncoder, vectors: StoredVectors, folder: Path) -> None:
-        """`folder` is where it is saved."""
+    def __init__(
+        self,
+        products: TenantProducts,
+        encoder: QueryEncoder,
+        vectors: StoredVectors,
+        mark: Callable[[int], Awaitable[str]],
+        folder: Path,
+    ) -> None:
+        """`folder` is where it is saved, each time with `mark(commit)`, which tells the database from others."""
+        self._mark = mark
         self._products = products
         self._vectors = vectors
         self._folder = folder
@@ -129,7 +137,7 @@ class Generation:
         while True:
             moved = self._moved
             version = self.index.version
-            if version.commit >= commit and not any(version.awaits_vector(each) for each in product_ids):
+            if version.commit >= commit and not any(map(self._awaits_vector, product_ids)):
                 return
             await moved.wait()
 
@@ -141,6 +149,9 @@ class Generation:
     def _note(self, commit: int, product_ids: frozenset[str]) -> None:
         self._dirty |= product_ids
         self._changed.set()
+
+    def _awaits_vector(self, product_id: str) -> bool:
+        return self.index.version.awaits_vector(product_id) and self._digests.get(product_id) not in self._unencodable
 
     def _tell(self) -> None:
         """Those who wait for a version look at the newest."""
@@ -160,6 +171,9 @@ class Generation:
             return
         if loaded.version.commit > self._products.commit:
             self.problem = "it is newer than the database"
+        elif loaded.version.commit and loaded.mark != await self._mark(loaded.version.commit):
+            self.problem = "it is of another database"
+        if self.problem:
             log.warning("the saved index cannot be used; it is made anew", tenant=self._tenant, why=self.problem)
             return
         self.index = loaded
@@ -249,6 +263,7 @@ class Generation:
             else:
                 log.exception("texts cannot be encoded", tenant=self._tenant, product=wanted[0].product_id)
                 self._unencodable.add(wanted[0].digest)
+                self._tell()
             return
         vectors: dict[bytes, Vector] = {}
         start = 0
@@ -304,7 +319,8 @@ class Generation:
         if self.saved is not None and self.saved.version == version.number:
             return
         await self._vectors.flush()
-        written = await self._in_thread(self._builds, self.index.snapshot, self._folder)
+        mark = await self._mark(version.commit)
+        written = await self._in_thread(self._builds, self.index.snapshot, self._folder, version, mark)
         self.saved = Saved(datetime.now(UTC), written.commit, written.number)
 
     async def _kept_alive(self, work: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> bool:

@@ -67,8 +67,9 @@ class View:
 class HostedIndex:
     """The index of one tenant."""
 
-    def __init__(self, products: TenantProducts, folder: Path) -> None:
-        """`folder` has the saved indexes of all tenants."""
+    def __init__(self, products: TenantProducts, mark: Callable[[int], Awaitable[str]], folder: Path) -> None:
+        """`folder` has the saved indexes of all tenants; `mark(commit)` tells their databases apart."""
+        self._mark = mark
         self._products = products
         self._folder = folder / hashlib.sha256(products.tenant.encode()).hexdigest()[:16]
         self._serving: Generation | None = None
@@ -145,7 +146,9 @@ class HostedIndex:
         await self._serving.rebuild()
 
     def _generation(self, encoding: Encoding) -> Generation:
-        return Generation(self._products, encoding.encoder, encoding.vectors, self._folder / encoding.encoder.name)
+        return Generation(
+            self._products, encoding.encoder, encoding.vectors, self._mark, self._folder / encoding.encoder.name
+        )
 
     def _is_saved(self, encoding: Encoding) -> bool:
         return (self._folder / encoding.encoder.name).is_dir()

@@ -80,7 +80,7 @@ class Indexes:
 
     async def _open(self, tenant: str) -> None:
         try:
-            hosted = HostedIndex(await self._catalogue.of(tenant), self._folder)
+            hosted = HostedIndex(await self._catalogue.of(tenant), self._catalogue.mark, self._folder)
             try:
                 await hosted.open(self._wanted, self._others, partial(self._catalogue.changed_since, tenant))
             except BaseException:

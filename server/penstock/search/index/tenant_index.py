@@ -56,6 +56,7 @@ class TenantIndex:
         # at the time in milliseconds, and changes come slower than these.
         begun = version if version is not None else _first(dimensions)
         self._version = replace(begun, number=max(begun.number + 1, time.time_ns() // 1_000_000))
+        self.mark = ""  # of what was loaded: see `snapshot`
         self._writing = threading.Lock()
         self._building = threading.Lock()
         self._changed: set[str] | None = None  # while a rebuild is under way
@@ -119,18 +120,25 @@ class TenantIndex:
             self._changed = None
             self._building.release()
 
-    def snapshot(self, folder: Path) -> IndexVersion:
-        """Writes the newest version to disk, in the place of the one before, and returns it. Raises OSError."""
+    def snapshot(self, folder: Path, version: IndexVersion | None = None, mark: str = "") -> IndexVersion:
+        """Writes a version of this index, by default the newest, to disk in the place of the one before; returns it.
+
+        `mark` tells its commit from one of the same number in another database. Raises OSError.
+        """
         with self._snapshotting:
-            version = self._version
-            self._snapshot_time, self._snapshot_commit = snapshot.write(version, self.encoder, folder), version.commit
+            version = version if version is not None else self._version
+            self._snapshot_time = snapshot.write(version, self.encoder, folder, mark)
+            self._snapshot_commit = version.commit
         return version
 
     @classmethod
     def load(cls, folder: Path, dimensions: int, encoder: str) -> "TenantIndex":
         """The index that was last written there, by the same encoder. Raises SnapshotUnusable: then it is to be made
         from the catalogue."""
-        return cls(dimensions, encoder, snapshot.read(folder, dimensions, encoder))
+        version, mark = snapshot.read(folder, dimensions, encoder)
+        made = cls(dimensions, encoder, version)
+        made.mark = mark
+        return made
 
     def measure_recall(self, nearest: int = 10, queries: int = 100) -> Recall:
         """Compares what searches find with what there is; kept for `status`. Takes 10 ms a query at 100,000."""
