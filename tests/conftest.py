@@ -4,12 +4,17 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from penstock.settings import Settings
 from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import ClickHouseEngine, open_engine
 from penstock.storage.schema import migrate
 from tests.process import ServerProcess
+
+# How long an example takes says something of the machine alone; first calls import what they need.
+hypothesis_settings.register_profile("house", deadline=None)
+hypothesis_settings.load_profile("house")
 
 
 @pytest.fixture

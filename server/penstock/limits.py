@@ -56,6 +56,11 @@ FACET_VALUES_MAX = 100  # of one facet in an answer
 INDEX_APPLY_PRODUCTS = 2_000  # changes that become visible together; some 0.3 s of work
 INDEX_ENCODE_PRODUCTS = 64  # whose vectors become visible together; some 0.4 s of work
 INDEX_TEND_S = 2.0  # between two looks at whether the index is to be rebuilt, measured or saved
+INDEX_STILL_S = (
+    60.0  # a catalogue in which nothing changed for so long is at rest: what is beside the base is built in,
+)
+INDEX_STILL_ROWS_MIN = 100  # if it is so many vectors, which cost each search 10 µs
+INDEX_STILL_AGAIN_S = 900.0  # after the last build; 400 vectors added to 100,000 take 16 s of one core
 INDEX_RETRY_S = 1.0  # after what keeps the index up to date failed
 INDEX_SAVE_S = 300.0  # between two saves while the catalogue changes; what changed since is read again at start
 INDEX_RECALL_S = 600.0  # between two checks of the recall while the catalogue changes

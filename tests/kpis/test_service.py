@@ -31,11 +31,11 @@ from penstock.kpis.v1.kpis_service_pb2 import (
     WatchMetricsRequest,
 )
 from penstock.kpis.v1.kpis_service_pb2_grpc import KpiServiceStub
-from penstock.workers import Workers
 from penstock.rpc.bind import Edge
 from penstock.settings import Settings
 from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import ClickHouseEngine
+from penstock.workers import Workers
 from tests.kpis.gold import NOON, Event, Gold
 
 MINUTE = 60

@@ -16,13 +16,13 @@ from penstock.pipeline.cleanup import Cleaner
 from penstock.pipeline.daily import DailyCalculator
 from penstock.pipeline.diff import DiffReader
 from penstock.pipeline.history import HistoryReader
-from penstock.rpc.operations import Operations
 from penstock.pipeline.runner import PipelineRunner
 from penstock.pipeline.service import PipelineService
 from penstock.pipeline.status import StatusReader
 from penstock.pipeline.travel import DataReader
 from penstock.pipeline.v1 import pipeline_pb2, pipeline_service_pb2
 from penstock.rpc.call import Call
+from penstock.rpc.operations import Operations
 from penstock.settings import Settings
 from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import Engine

@@ -122,6 +122,15 @@ def test_pages_of_products_that_are_all_alike_repeat_none(shop: Shop, mode: sear
     assert len({*ids(offset), *ids(rest)}) == 10
 
 
+def test_who_begins_a_search_ends_nobody_elses(shop: Shop) -> None:
+    first = search(shop, query="hat", limit=3)
+    second = search(shop, query="hat", limit=3, page_token=first.next_page_token)
+    assert search(shop, query="hat", limit=3).results == first.results
+    assert search(shop, query="hat", limit=3, offset=6).results
+    third = search(shop, query="hat", limit=3, page_token=second.next_page_token)
+    assert len({*ids(first), *ids(second), *ids(third)}) == 9
+
+
 def test_sorting(shop: Shop) -> None:
     cheap = search(shop, sort=search_pb2.PRICE_ASCENDING, limit=3)
     assert [result.product.price for result in cheap.results] == [0, 1, 2]

@@ -111,24 +111,24 @@ class SearchService:
     async def _searched(self, request: pb.SearchRequest, tenant: str, started: float) -> pb.SearchResponse:
         view = (await self._indexes.of(tenant)).view
         shown: tuple[str, ...] = ()
-        search = wire.asked(request)
-        number, offset = wire.place_of(request)
-        if number:
-            before = self._pages.shown(tenant, number, search, offset)
+        place = wire.place_of(request)
+        search = wire.asked(request) + place.first.to_bytes(4, "little")
+        if place.version:
+            before = self._pages.shown(tenant, place.version, search, place.offset)
             view, shown = before.view, before.product_ids
-        query = replace(wire.query_of(request, offset), shown=shown)
+        query = replace(wire.query_of(request, place.offset), shown=shown)
 
         async def load() -> bytes:
             found = await self._searcher.search(view, query)
-            return wire.found(found, request, view.version.number, offset).SerializeToString()
+            return wire.found(found, request, place, view.version.number).SerializeToString()
 
         # Behind a first page an answer depends on what that showed, so it is of this version and this server alone.
-        content = f"{number}" if number else view.content
-        key = search + offset.to_bytes(4, "little")
+        content = f"{place.version}" if place.version else view.content
+        key = search + place.offset.to_bytes(4, "little")
         answer = await self._results.get(Asked(kind=SEARCHES.name, tenant=tenant, key=key, version=content), load)
         response = pb.SearchResponse.FromString(answer.value)
         response.cached = answer.cached
-        self._turned(view, request, search, shown, response)
+        self._turned(view, request, place, search, shown, response)
         fetching = time.perf_counter()
         if not request.ids_only:
             kept = wire.filled(response.results, view.products)
@@ -140,15 +140,21 @@ class SearchService:
         return response
 
     def _turned(
-        self, view: View, request: pb.SearchRequest, search: bytes, shown: tuple[str, ...], response: pb.SearchResponse
+        self,
+        view: View,
+        request: pb.SearchRequest,
+        place: wire.Place,
+        search: bytes,
+        shown: tuple[str, ...],
+        response: pb.SearchResponse,
     ) -> None:
         """Makes the answer, which may come from another server or version of the same, one of this version."""
         if response.next_page_token:
-            _, offset = wire.place_of(request)
             # What lies before a first page at an offset was never shown; the pages behind it leave as much out.
-            seen = (*(shown or ("",) * offset), *(each.product.product_id for each in response.results))
+            seen = (*(shown or ("",) * place.first), *(each.product.product_id for each in response.results))
             self._pages.keep(search, view, seen)
-            response.next_page_token = wire.page_token(request, view.version.number, len(seen))
+            behind = wire.Place(view.version.number, place.first, len(seen))
+            response.next_page_token = wire.page_token(request, behind)
         response.index_version = view.version.number
 
 

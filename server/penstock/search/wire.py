@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -104,25 +105,35 @@ def asked(request: pb.SearchRequest) -> bytes:
     return hashlib.sha256(bare.SerializeToString(deterministic=True)).digest()
 
 
-def page_token(request: pb.SearchRequest, version: int, offset: int) -> str:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a page begins."""
+
+    version: int  # of the index that it shows; 0: the newest
+    first: int  # the offset at which the first page began
+    offset: int  # that of this one
+
+
+def page_token(request: pb.SearchRequest, place: Place) -> str:
     """Where the next page begins."""
-    return token(_TOKEN, [version, offset, asked(request).hex()[:16]])
+    return token(_TOKEN, [place.version, place.first, place.offset, asked(request).hex()[:16]])
 
 
-def place_of(request: pb.SearchRequest) -> tuple[int, int]:
-    """The version of the index and the offset of the page; version 0 for the newest.
+def place_of(request: pb.SearchRequest) -> Place:
+    """Where the page of a request begins.
 
     Raises InvalidInput (INVALID_PAGE_TOKEN), also for a token that another request was given.
     """
     if not request.page_token:
-        return 0, request.offset
+        return Place(0, request.offset, request.offset)
     if request.offset:
         raise invalid_field("offset", "goes not with page_token, which says where the page begins")
     wrong = invalid_field("page_token", "is not one that this search gave", reason="INVALID_PAGE_TOKEN")
-    version, offset, request_name = values_of(_TOKEN, request.page_token, (int, int, str), wrong)
-    if request_name != asked(request).hex()[:16] or not 0 <= int(offset) <= limits.SEARCH_DEPTH_MAX:
+    version, first, offset, request_name = values_of(_TOKEN, request.page_token, (int, int, int, str), wrong)
+    place = Place(int(version), int(first), int(offset))
+    if request_name != asked(request).hex()[:16] or not 0 <= place.first <= place.offset <= limits.SEARCH_DEPTH_MAX:
         raise wrong
-    return int(version), int(offset)
+    return place
 
 
 def vectors_of(sent: Sequence[search_pb2.Vector], dimensions: int) -> Vectors:
@@ -150,14 +161,14 @@ def vectors_of(sent: Sequence[search_pb2.Vector], dimensions: int) -> Vectors:
     return made
 
 
-def found(found: Found, request: pb.SearchRequest, version: int, offset: int) -> pb.SearchResponse:
+def found(found: Found, request: pb.SearchRequest, place: Place, version: int) -> pb.SearchResponse:
     """The answer, with the ids of products alone: what they are is put in when it is given."""
-    reached = offset + len(found.items)
+    behind = Place(version, place.first, place.offset + len(found.items))
     return pb.SearchResponse(
         results=[result(item) for item in found.items],
         total=found.total,
         facets=[_facet(each) for each in found.facets],
-        next_page_token=page_token(request, version, reached) if found.more else "",
+        next_page_token=page_token(request, behind) if found.more else "",
         took_ms=search_pb2.Timings(
             encode=found.timings.encode,
             filter=found.timings.filter,
