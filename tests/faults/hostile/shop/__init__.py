@@ -1,0 +1,1 @@
+"""The same for what finds and recommends products: catalogue, search, recommendations, feedback."""
