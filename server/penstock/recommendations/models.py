@@ -48,7 +48,8 @@ class Learnt:
         place = bisect_left(known.users, user_id)
         if place == len(known.users) or known.users[place] != user_id:
             return None
-        first, last = np.searchsorted(known.user, [place, place + 1])
+        # Of the codes' own type: for other numbers all of them are converted first, on the event loop.
+        first, last = np.searchsorted(known.user, np.array([place, place + 1], known.user.dtype))
         rows = slice(int(first), int(last))
         ids = tuple(known.products[code] for code in known.product[rows].tolist())
         return Touched(ids, known.weight[rows].astype(np.float64), known.time[rows])

@@ -2,7 +2,9 @@
 is rebuilt, measured and saved when it is time."""
 
 import asyncio
+import math
 import threading
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -86,6 +88,8 @@ class Generation:
         self._stopping = threading.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._measured_version = -1
+        self._still: tuple[int, float] = (-1, 0.0)  # the version that was seen last, and since when
+        self._built_at = -math.inf  # by the same clock
         self.encoder = encoder
         self.index = TenantIndex(encoder.dimensions, encoder.name)
         self.whole = True  # whether the newest version has all of the commit that it says it is of, and nothing more
@@ -128,6 +132,7 @@ class Generation:
 
     async def rebuild(self) -> None:
         """Builds the base anew beside the one that searches use, and swaps. Raises Conflict (REBUILD_IN_PROGRESS)."""
+        self._built_at = time.monotonic()
         await self._in_thread(self._builds, self.index.rebuild, self._stopping.is_set)
         await self._measure()
         await self._save()
@@ -288,13 +293,26 @@ class Generation:
     async def _tend(self) -> None:
         """Rebuilds, measures and saves when it is time."""
         while True:
-            if self.index.needs_rebuild():
+            if self._is_to_be_rebuilt():
                 await self._kept_alive(self.rebuild)
             elif self._is_to_be_measured():
                 await self._kept_alive(self._measure)
             if self._is_to_be_saved():
                 await self._kept_alive(self._save)
             await asyncio.sleep(limits.INDEX_TEND_S)
+
+    def _is_to_be_rebuilt(self) -> bool:
+        """Also where little is left beside the base, once nothing changes: after a bulk load it would be for ever."""
+        if self.index.needs_rebuild():
+            return True
+        version, now = self.index.version, time.monotonic()
+        if self._still[0] != version.number:
+            self._still = version.number, now
+        return (
+            version.vector_slots - len(version.store.base) >= limits.INDEX_STILL_ROWS_MIN
+            and now - self._still[1] >= limits.INDEX_STILL_S
+            and now - self._built_at >= limits.INDEX_STILL_AGAIN_S
+        )
 
     def _is_to_be_measured(self) -> bool:
         changed = self._measured_version != self.index.version.number

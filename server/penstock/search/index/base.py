@@ -8,6 +8,7 @@ query needs.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import cast
 
 import faiss
@@ -86,20 +87,21 @@ class Base:
         links = {Kind.FLAT: 0, Kind.HNSW: n * (2 * LINKS + 4) * 4 + n * 12, Kind.IVF: n * (self.vectors.shape[1] + 8)}
         return int(self.vectors.nbytes + links[self.kind])
 
-    def near(self, queries: Vectors, rank: int, *, far: bool = False, least: int = 0) -> tuple[Vectors, Slots]:
+    def near(
+        self, queries: Vectors, rank: int, *, far: bool = False, least: int = 0, kept: int | None = None
+    ) -> tuple[Vectors, Slots]:
         """Scores and slots (q, n) by the structure, -1 where it found no more; the `rank` nearest are among them.
 
         The nearest come first; scores of cells are rough. `far`: the queries are not near products. `least`: so many
-        are wanted, though behind the `rank` nearest some may be missed.
+        are wanted, though behind the `rank` nearest some may be missed. `kept`: of a graph's, only the so many first.
         """
         assert self.structure is not None
         faiss.omp_set_num_threads(1)
         count = min(max(self.candidates(rank, far=far), least), len(self))
-        # FAISS's own stubs do not have all that its classes have.
         if self.kind is Kind.HNSW:
-            looked = faiss.SearchParametersHNSW(efSearch=count)  # type: ignore[attr-defined]
-        else:
-            looked = faiss.SearchParametersIVF(nprobe=self.effort.at(rank, far=far))  # type: ignore[call-arg]
+            return self.structure.search(queries, min(count, kept or count), params=_graph_effort(count))
+        # FAISS's own stubs do not have all that its classes have.
+        looked = faiss.SearchParametersIVF(nprobe=self.effort.at(rank, far=far))  # type: ignore[call-arg]
         scores, slots = self.structure.search(queries, count, params=looked)
         return scores, slots
 
@@ -128,6 +130,12 @@ class Base:
         selector = faiss.IDSelectorBitmap(np.packbits(wanted, bitorder="little"))  # type: ignore[call-arg,arg-type]
         selected = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
         return self.store.search(queries, count, params=selected)
+
+
+@lru_cache(maxsize=64)
+def _graph_effort(candidates: int) -> faiss.SearchParameters:
+    # Searches only read it, so all may have the same; making it is one more call that lets go of the GIL.
+    return faiss.SearchParametersHNSW(efSearch=candidates)  # type: ignore[attr-defined,no-any-return]
 
 
 def gathered(vectors: Vectors, queries: Vectors, count: int, among: Slots) -> tuple[Vectors, Slots]:

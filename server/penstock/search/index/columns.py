@@ -82,7 +82,7 @@ class Keyword:
     def entries(self, rows: int) -> tuple[Ints, Ints]:
         """Rows below `rows` that have a value, ascending, and their codes."""
         with_value = self.rows.view()
-        count = int(np.searchsorted(with_value, rows))
+        count = int(np.searchsorted(with_value, np.int32(rows)))  # of their own type, or all are converted first
         return with_value[:count], self.codes.view(count)
 
     @property

@@ -100,6 +100,13 @@ def unit(vector: Vectors, dimensions: int, name: str = "vector") -> Vectors:
 
 def units(vectors: Vectors, dimensions: int, name: str = "vectors") -> Vectors:
     """(n, dimensions): each as `unit` makes it; an error names the one."""
+    made = np.asarray(vectors, np.float64)
+    if made.ndim == 2 and made.shape[1] == dimensions:
+        # The square of a length is finite and not 0 where `unit` has nothing to say against a vector of float32.
+        squares = np.einsum("nd,nd->n", made, made)
+        if np.isfinite(squares).all() and squares.all():
+            unit_vectors: Vectors = (made / np.sqrt(squares)[:, None]).astype(np.float32)
+            return unit_vectors
     return np.stack([unit(vector, dimensions, f"{name}[{row}]") for row, vector in enumerate(vectors)])
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from penstock.search.index.document import Bools, Ints, Vectors
 from penstock.search.index.filter import Matches
 from penstock.search.index.lexical import Scored
-from penstock.search.index.planner import Plan, PlanKind, VectorSpace, in_order, nearest
+from penstock.search.index.planner import Plan, PlanKind, VectorSpace, cosines, in_order, nearest
 from penstock.search.index.products import Products
 
 # NDCG@10 of 130 queries with judgements: words alone .800, vectors alone .825, shares of .3 to .6 .838 to .841.
@@ -62,11 +62,11 @@ def fused(
 
 
 def _by_words(words: Scored, matches: Matches, count: int) -> Ints:
-    numbers = matches.numbers
+    # What has a word first: it is a few of all, and often all match.
+    numbers = np.flatnonzero(words.found & matches.mask).astype(np.int32)
     scores = words.scores[numbers]
     if words.exact is not None:
         scores = scores + 2 * words.exact[numbers].astype(np.float32)
-    numbers, scores = numbers[scores > 0], scores[scores > 0]
     if len(numbers) > count:
         numbers = numbers[np.argpartition(-scores, count - 1)[:count]]
     return numbers
@@ -77,7 +77,7 @@ def _similarity(space: VectorSpace, numbers: Ints, vector: Vectors | None) -> Ve
     if vector is not None:
         slots = space.vector_of[numbers]
         has = slots >= 0
-        similarity[has] = np.einsum("nd,d->n", space.at(slots[has]), vector, dtype=np.float64)
+        similarity[has] = cosines(space.at(slots[has]), vector)
     return similarity
 
 

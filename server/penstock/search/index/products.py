@@ -3,6 +3,7 @@
 import threading
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 
 import numpy as np
 
@@ -28,6 +29,10 @@ class Products:
     def number(self, product_id: str) -> int | None:
         """Its number, if it was ever there."""
         return self._number.get(product_id)
+
+    def numbers(self, product_ids: Sequence[str]) -> Ints:
+        """Of each its number, -1 if it was never there."""
+        return np.fromiter(map(self._number.get, product_ids, repeat(-1)), np.int32, len(product_ids))
 
     def add(self, product_id: str) -> int:
         """Its number, a new one if it has none."""

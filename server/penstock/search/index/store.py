@@ -8,6 +8,7 @@ from penstock.search.index.base import Base, flat
 from penstock.search.index.columns import Columns
 from penstock.search.index.growing import Growing
 from penstock.search.index.products import Products
+from penstock.search.index.recent import RecentMatches
 from penstock.search.index.texts import Texts
 
 
@@ -23,6 +24,7 @@ class Store:
     products: Products = field(default_factory=Products)
     columns: Columns = field(default_factory=Columns)
     texts: Texts = field(default_factory=Texts)
+    recent: RecentMatches = field(default_factory=RecentMatches)
 
     @property
     def nbytes(self) -> int:

@@ -64,7 +64,8 @@ class Sealed:
 
     def of(self, term: int) -> tuple[Ints, Vectors]:
         """The slots that have the term, ascending, and its weight in each."""
-        place = int(np.searchsorted(self.terms, term))
+        # Of the terms' own type: for any other number all of them are converted first, 0.1 ms of 100,000.
+        place = int(np.searchsorted(self.terms, np.int32(term)))
         if place == len(self.terms) or self.terms[place] != term:
             return self.slots[:0], self.weights[:0]
         begin, end = self.starts[place], self.starts[place + 1]

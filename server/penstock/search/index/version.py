@@ -96,12 +96,13 @@ class IndexVersion:
 
     def numbers_of(self, product_ids: Sequence[str]) -> Ints:
         """Their numbers; -1 for those that cannot be found."""
-        numbers = (self.known(product_id) for product_id in product_ids)
-        return np.fromiter(
-            (number if number is not None and self.findable[self.row_of[number]] else -1 for number in numbers),
-            np.int32,
-            len(product_ids),
-        )
+        numbers = self.store.products.numbers(product_ids)
+        there = (numbers >= 0) & (numbers < len(self.row_of))
+        rows = np.full(len(numbers), -1, np.int32)
+        rows[there] = self.row_of[numbers[there]]
+        there = rows >= 0
+        there[there] = self.findable[rows[there]]
+        return np.where(there, numbers, np.int32(-1))
 
     def product_id(self, number: int) -> str:
         """The id of a number."""
@@ -177,12 +178,17 @@ class IndexVersion:
 
     def matching(self, wanted: Filter) -> Matches:
         """The products that a filter lets through: made once, used for all that follows."""
-        return matching(wanted, self, self.size) if wanted.conditions else self.everything
+        if not wanted.conditions:
+            return self.everything
+        return self.store.recent.matches(self.number, wanted, self._matching)
 
-    def nearest(self, queries: Vectors, limit: int, matches: Matches) -> Nearest:
-        """The matches nearest to each of the vectors (q, d), by cosine. Raises InvalidInput (INVALID_VECTOR)."""
+    def nearest(self, queries: Vectors, limit: int, matches: Matches, *, sure: int | None = None) -> Nearest:
+        """The matches nearest to each of the vectors (q, d), by cosine. Raises InvalidInput (INVALID_VECTOR).
+
+        `sure`: of so many the recall is as promised, of those behind it may be less; of all, if it is not given.
+        """
         made = units(queries, self.dimensions) if len(queries) else np.empty((0, self.dimensions), np.float32)
-        return nearest(self._vectors, self.store.products, made, limit, matches)
+        return nearest(self._vectors, self.store.products, made, limit, matches, sure)
 
     def lexical(self, query: str, limit: int, matches: Matches, *, prefix: bool = False) -> LexicalHits:
         """The matches that have words of the query; with `prefix` its last word may be the beginning of one."""
@@ -223,6 +229,11 @@ class IndexVersion:
     def number_facet(self, number: Number, matches: Matches, bounds: Sequence[float] | None = None) -> NumberRange:
         """Least, greatest, and how many in each range between bounds (low <= number < high)."""
         return number_facet(self.columns.numbers[number].view()[matches.rows], bounds)
+
+    def _matching(self, wanted: Filter) -> Matches:
+        made = matching(wanted, self, self.size)
+        # The same object, so that what follows from it is made once for both.
+        return self.everything if made.count == self.size else made
 
     @cached_property
     def _vectors(self) -> VectorSpace:
