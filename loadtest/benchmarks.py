@@ -4,7 +4,23 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from loadtest import endurance, ingest, kpis, latency, quality_anomalies, quality_forecasts, sql, timetravel, unary
+from loadtest import (
+    endurance,
+    ingest,
+    kpis,
+    latency,
+    peers,
+    quality_anomalies,
+    quality_forecasts,
+    quality_recommendations,
+    quality_search,
+    recommending,
+    sql,
+    texts,
+    timetravel,
+    unary,
+    vectors,
+)
 from loadtest.ingest import Shape
 from loadtest.result import Result
 from loadtest.scale import FULL, LONG, QUICK, QUICK_LONG, Scale
@@ -57,6 +73,32 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "sql_gate_overhead": Benchmark("what the gate adds to a statement", sql.sql_gate_overhead),
     "sql_validate": Benchmark("a validation, the gate and the engine's types", sql.sql_validate),
     "sql_aggregate_5m": Benchmark("SQL aggregations over 5 million events", sql.sql_aggregate_5m),
+    "vector_search_100k": Benchmark("nearest neighbours among 100,000 products, 8 at once", vectors.vector_search),
+    "vector_search_filtered": Benchmark(
+        "the same behind filters that let through .01 to 100 %", vectors.vector_search_filtered
+    ),
+    "text_search": Benchmark("hybrid search by texts, first asked and asked again, 8 at once", texts.text_search),
+    "encode_query": Benchmark("the encoder alone: a query, and documents", texts.encode_query),
+    "recommend": Benchmark("FEED for users with a history, 8 at once", recommending.recommend),
+    "feedback_session": Benchmark("feedback until the next FEED is another, 8 at once", recommending.feedback_session),
+    "vs_milvus_lite": Benchmark(
+        "nearest neighbours beside milvus-lite's, on Fashion-MNIST, which is needed", peers.vs_milvus_lite, in_all=False
+    ),
+    "vs_qdrant_edge": Benchmark("the same beside Qdrant's engine in process", peers.vs_qdrant_edge, in_all=False),
+    "search_ndcg_dev": Benchmark(
+        "relevance of searches by people's judgements, a file of which is needed",
+        quality_search.search_ndcg_dev,
+        LONG,
+        QUICK_LONG,
+        in_all=False,
+    ),
+    "recommend_ml100k": Benchmark(
+        "the last films of MovieLens-100K, which is fetched, foreseen by FEED",
+        quality_recommendations.recommend_ml100k,
+        LONG,
+        QUICK_LONG,
+        in_all=False,
+    ),
     "memory": Benchmark("RSS over a long run at 200,000 rows/s", endurance.memory, LONG, QUICK_LONG, in_all=False),
     "flood": Benchmark("RSS while 10 million rows rush in", endurance.flood, LONG, QUICK_LONG, in_all=False),
 }

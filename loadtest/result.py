@@ -28,6 +28,7 @@ class Result:
     better: Better = Better.HIGHER
     target: float | None = None  # for the ratio; None: for the value, or there is none
     target_value: float | None = None
+    holds: bool = True  # whether what the target goes with is so as well: a recall, another percentile
     details: Mapping[str, Detail] = field(default_factory=dict)
 
     @property
@@ -37,14 +38,14 @@ class Result:
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is reached; None without one."""
+        """Whether the target is reached, and what goes with it; None without one."""
         if self.target is not None:
             reached, wanted = self.ratio, self.target
         elif self.target_value is not None:
             reached, wanted = self.value, self.target_value
         else:
             return None
-        return reached >= wanted if self.better is Better.HIGHER else reached <= wanted
+        return self.holds and (reached >= wanted if self.better is Better.HIGHER else reached <= wanted)
 
     def line(self) -> str:
         """All of it as one line of JSON."""

@@ -78,10 +78,11 @@ def test_a_result_says_whether_its_target_is_met(tmp_path: Path) -> None:
         Result("latency", 120.0, "ms", 100.0, "promised", better=Better.LOWER, target=1.0),
         Result("rate", 5.0, "rows/s", 100.0, "alone", target_value=10.0, details={"streams": 4}),
         Result("plain", 5.0, "rpc/s", 10.0, "empty"),
+        Result("fast but wrong", 95.0, "rpc/s", 100.0, "empty", target=0.7, holds=False),
     ]
-    assert [result.met for result in results] == [True, False, False, None]
+    assert [result.met for result in results] == [True, False, False, None, False]
     lines = [json.loads(result.line()) for result in results]
-    assert [line["ratio"] for line in lines] == [0.8, 1.2, 0.05, 0.5]
+    assert [line["ratio"] for line in lines] == [0.8, 1.2, 0.05, 0.5, 0.95]
     assert lines[2]["streams"] == 4
     draw(lines, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

@@ -102,6 +102,18 @@ async def encoded(hosted: HostedIndex) -> None:
     await until(lambda: hosted.view.version.pending_vectors == 0)
 
 
+async def test_a_vector_is_found_whatever_its_digest_ends_in(house: House) -> None:
+    stored = StoredVectors(house.engine, house.log, "one")
+    digests = [bytes([first]) + bytes(14) + bytes([last]) for first in (0, 7) for last in (0, 9)]
+    vectors = {each: np.full(4, number, np.float32) for number, each in enumerate(digests)}
+    await stored.keep("default", vectors)
+    await stored.flush()
+    found = await StoredVectors(house.engine, house.log, "one").find("default", digests)
+    assert {each: vector.tolist() for each, vector in found.items()} == {
+        each: vector.tolist() for each, vector in vectors.items()
+    }
+
+
 async def test_what_was_encoded_once_is_not_encoded_again(house: House) -> None:
     await house.store("a lamp", "b hat")
     first = Hashes("one")

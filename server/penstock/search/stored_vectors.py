@@ -20,11 +20,12 @@ from penstock.storage.engine import Engine, Lane
 
 log = structlog.get_logger()
 
+# Both sides have to be `FixedString`: a `String` differs from one that ends in a zero byte, and a digest in 256 does.
 _FIND = """
 SELECT hex(text) AS digest, base64Encode(any(vector)) AS vector
 FROM text_vectors
 WHERE tenant = {tenant:String} AND encoder = {encoder:String}
-    AND text IN (SELECT unhex(arrayJoin({digests:Array(String)})))
+    AND text IN (SELECT toFixedString(unhex(arrayJoin({digests:Array(String)})), 16))
 GROUP BY text
 """
 _SCHEMA = pa.schema(
