@@ -115,6 +115,18 @@ def test_the_plan_tells_of_the_graph(index: TenantIndex) -> None:
     _assert_recall(index, Filter((Except(frozenset(version.product_ids(nearest.numbers))),)))
 
 
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("excluded", [20, 22, 40, 80])
+def test_matches_behind_those_that_the_graph_finds_for_sure_are_not_enough(index: TenantIndex, excluded: int) -> None:
+    """The graph returns ten matches all the same, but it was not measured whether these are the nearest."""
+    version = index.version
+    own = version.nearest(QUERIES[:1], excluded, version.everything).hits[0]
+    others = version.matching(Filter((Except(frozenset(version.product_ids(own.numbers))),)))
+    plan = version.nearest(QUERIES[:1], 10, others).plan
+    assert plan.kind is PlanKind.EXACT
+    assert "too few near" in plan.reason
+
+
 def test_one_by_one_and_together_are_the_same(index: TenantIndex) -> None:
     version = index.version
     for wanted in (Filter((InStock(True),)), Filter((Between(Number.PRICE, 1_000, 1_200),))):

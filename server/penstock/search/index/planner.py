@@ -4,7 +4,9 @@
 matches in mind, but then nothing tells whether what it found is what there is: its recall falls to .31 at 1 % of
 100,000, and with matches far from the query at any share. Without the filter there is a proof. The N nearest of all
 products hold every match that is nearer than the N-th; so if `limit` of them match, these are the nearest matches. If
-not, all matches are compared: a wrong guess costs time, never a result.
+not, all matches are compared: a wrong guess costs time, never a result. For that, only those count that are among as
+many as the graph was measured to find: it returns more, but among these it misses some, and where a query's own
+neighbours do not match, the matches would all be of these (recall@10 where half of a shop's kinds match: .987, not 1).
 
 **Which costs less** follows from the matches, which are counted, not estimated (`filter.py`). With a share s of
 matches, the nearest limit / s hold `limit` of them on average (`_rank` adds room for chance), and what a base must look
@@ -141,18 +143,19 @@ def _in_base(
     if base.kind is Kind.FLAT:
         return PlanKind.EXACT, words, *base.exact(queries, wanted, slots)
     rank, least = _rank(base, sure, len(slots)), _rank(base, wanted - SLACK, len(slots))
+    search = _Search(rank, least, min(sure, len(slots)), min(wanted - SLACK, len(slots)), wanted)
     factor = BATCH_FACTOR if len(queries) >= BATCH_QUERIES else 1
-    if _costs_more(base, rank, least, factor, len(slots), far=False):
+    if _costs_more(base, search, factor, len(slots), far=False):
         return PlanKind.EXACT, f"{words}: comparing them costs less", *base.exact(queries, wanted, slots)
     # Where all that is in the base matches, whatever the structure finds does.
     among = None if len(slots) == len(base) else matches
-    scores, found, enough, best_of_all = _followed(space, queries, rank, least, wanted, among, far=False)
+    scores, found, enough, best_of_all = _followed(space, queries, search, among, far=False)
     far = np.flatnonzero(best_of_all < base.effort.close)
-    if len(far) and not _costs_more(base, rank, least, factor, len(slots), far=True):
-        scores[far], found[far], enough[far], _ = _followed(space, queries[far], rank, least, wanted, among, far=True)
+    if len(far) and not _costs_more(base, search, factor, len(slots), far=True):
+        scores[far], found[far], enough[far], _ = _followed(space, queries[far], search, among, far=True)
     else:
-        enough[far] = 0
-    short = np.flatnonzero(enough < min(wanted - SLACK, len(slots)))
+        enough[far] = False
+    short = np.flatnonzero(~enough)
     if not len(short):
         return PlanKind.GRAPH, f"{words}: enough are among the {least} nearest", scores, found
     exact, places = base.exact(queries[short], min(wanted, len(slots)), slots)
@@ -162,35 +165,57 @@ def _in_base(
     return PlanKind.EXACT, reason, scores, found
 
 
-def _costs_more(base: Base, rank: int, least: int, factor: int, matching: int, *, far: bool) -> bool:
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """What the structure is asked for."""
+
+    rank: int
+    """Among so many of the nearest, hardly one of which it misses,"""
+    least: int
+    """and among so many that it returns,"""
+    sure: int
+    """so many must match among the `rank` nearest,"""
+    limit: int
+    """and so many among all that it returns."""
+    wanted: int
+    """The best so many matches are kept."""
+
+
+def _costs_more(base: Base, search: _Search, factor: int, matching: int, *, far: bool) -> bool:
     """Whether following the structure costs more than comparing all that match."""
-    candidates = max(base.candidates(rank, far=far), least)
-    rows = max(base.rows(rank, far=far), GRAPH_ROWS * least)
+    candidates = max(base.candidates(search.rank, far=far), search.least)
+    rows = max(base.rows(search.rank, far=far), GRAPH_ROWS * search.least)
     return candidates > GRAPH_CANDIDATES_MAX or factor * rows >= matching
 
 
 def _followed(
-    space: VectorSpace, queries: Vectors, rank: int, least: int, wanted: int, matches: Matches | None, *, far: bool
-) -> tuple[Vectors, Slots, Ints, Vectors]:
-    """The best matches (q, wanted) among what the structure finds, how many there are, and the best score of all.
+    space: VectorSpace, queries: Vectors, search: _Search, matches: Matches | None, *, far: bool
+) -> tuple[Vectors, Slots, Bools, Vectors]:
+    """The best matches (q, wanted) among what the structure finds, whether they are enough, and the best score of all.
 
     `matches`: None where all match. What a graph finds is then as it should be, and in order: to check and sort it all
     the same took half as long as the graph itself.
     """
-    least = max(least, wanted)
+    least = max(search.least, search.wanted)
     if matches is None and space.base.kind is Kind.HNSW:
-        scores, found = space.base.near(queries, rank, far=far, least=least, kept=wanted)
-        enough = np.count_nonzero(found >= 0, axis=1).astype(np.int32)
-        return *_widened(scores, found, wanted), enough, scores[:, 0]
-    scores, found = space.base.near(queries, rank, far=far, least=least)
+        scores, found = space.base.near(queries, search.rank, far=far, least=least, kept=search.wanted)
+        return *_widened(scores, found, search.wanted), _enough(found >= 0, search), scores[:, 0]
+    scores, found = space.base.near(queries, search.rank, far=far, least=least)
     matching = found >= 0 if matches is None else _matching(space, found, matches)
+    enough = _enough(matching, search)
     if space.base.kind is Kind.IVF:
         scores = np.einsum("qnd,qd->qn", space.base.vectors[np.maximum(found, 0)], queries)
     matched, slots = best(
-        np.where(matching, scores, np.float32(-np.inf)).astype(np.float32), np.where(matching, found, -1), wanted
+        np.where(matching, scores, np.float32(-np.inf)).astype(np.float32), np.where(matching, found, -1), search.wanted
     )
     best_of_all: Vectors = np.where(found >= 0, scores, -np.inf).max(axis=1)
-    return *_widened(matched, slots, wanted), matching.sum(axis=1).astype(np.int32), best_of_all
+    return *_widened(matched, slots, search.wanted), enough, best_of_all
+
+
+def _enough(matching: Bools, search: _Search) -> Bools:
+    """(q,), of (q, n) whether each match, the nearest first."""
+    enough: Bools = (matching.sum(axis=1) >= search.limit) & (matching[:, : search.rank].sum(axis=1) >= search.sure)
+    return enough
 
 
 def _widened(scores: Vectors, slots: Slots, wanted: int) -> tuple[Vectors, Slots]:
