@@ -49,8 +49,9 @@ test: setup  ## The fast tests.
 test-slow: setup  ## The tests that take longer.
 	$(PYTHON) -m pytest -m slow --timeout 900
 
-faults: setup  ## Kills servers in the middle of commits, ROUNDS times, and checks that nothing is lost or doubled.
+faults: setup  ## Kills servers in the middle of commits of events and of products, ROUNDS times each, and checks what is left.
 	$(PYTHON) -m tests.faults --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
+	$(PYTHON) -m tests.faults.shop --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
 
 lint: setup  ## Style of the code and of the contract.
 	$(BIN)/ruff check

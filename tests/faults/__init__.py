@@ -8,4 +8,6 @@ driver      one run: a data folder, one server after another, each ended in its 
 stored      reads the data folder afterwards; model: what must be in it, in plain Python; check: holds them together
 altered     servers with a protection taken out, which the tests must notice
 hostile     requests that no honest client sends
+shop        the same for products, searches, recommendations and feedback
+soak        clients that search while products change, and check each answer against what was acknowledged
 """
