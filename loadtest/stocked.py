@@ -34,7 +34,7 @@ from penstock.settings import Settings
 from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import Engine, open_engine
 from penstock.storage.schema import migrate, migrations
-from penstock_client import Client, TimedOut, Unavailable
+from penstock_client import Client, RunInProgress, TimedOut, Unavailable
 
 FOLDER = Path(__file__).parent / "stocked"
 TENANT = "default"
@@ -110,7 +110,19 @@ async def _prepared(target: str, *, learn: bool) -> None:
         if (await ready(client)).delta_size:
             await (await client.search.rebuild()).wait(READY_S_MAX)
         if learn:
-            await (await client.recommendations.train()).wait()
+            await _learnt(client)
+
+
+async def _learnt(client: Client) -> None:
+    """Learns from all behaviour; the server may be at it of its own accord, and what that sees is not known."""
+    async with asyncio.timeout(READY_S_MAX):
+        while True:
+            try:
+                await (await client.recommendations.train()).wait()
+            except RunInProgress:
+                await asyncio.sleep(POLL_S)
+            else:
+                return
 
 
 def _write(folder: Path, stock: Callable[[], Stock]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -222,6 +222,7 @@ def test_a_constant_series_is_normal_until_it_is_not(method: Method) -> None:
     ),
     step_s=st.sampled_from([60.0, HOUR, 86_400.0]),
 )
+@example(values=np.array([1.0, 2.3e-309, 0.0, 0.0]), step_s=60.0)  # noise by which nothing can be divided
 def test_no_number_is_ever_nan_or_infinite(method: Method, values: FloatArray, step_s: float) -> None:
     kinds = [Series(values, step_s), Series(np.abs(np.round(values)), step_s, Kind.COUNT)]
     share = np.clip(np.abs(np.nan_to_num(values)), 0, 50).round()

@@ -62,8 +62,11 @@ def _breaks(values: FloatArray) -> list[int]:
 
 def _noise(values: FloatArray) -> float:
     """Standard deviation of one window, from differences of neighbours, so that changes of level do not count."""
-    differences = np.abs(np.diff(values))
-    noise = MAD_TO_SD * float(np.median(differences)) / np.sqrt(2) if len(differences) else 0.0
-    if noise == 0.0 and len(differences):
-        noise = float(np.std(np.diff(values))) / np.sqrt(2)
-    return float(noise) if noise > 0 else max(0.01 * float(np.mean(np.abs(values))) if len(values) else 0.0, 1e-9)
+    if not len(values):
+        return 1e-9
+    differences = np.diff(values)
+    least = float(np.finfo(np.float64).eps * np.max(np.abs(values)))  # less is how numbers are kept, not noise
+    for noise in (MAD_TO_SD * np.median(np.abs(differences)), np.std(differences)) if len(differences) else ():
+        if noise / np.sqrt(2) > least:
+            return float(noise / np.sqrt(2))
+    return max(0.01 * float(np.mean(np.abs(values))), 1e-9)
