@@ -20,6 +20,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from penstock.durable import sync_folder
 from penstock.recommendations.covisitation import Neighbours
 from penstock.recommendations.model import BehaviourModel
 
@@ -57,11 +58,11 @@ def save(model: BehaviourModel, folder: Path, version: int) -> None:
         fresh.mkdir()
         for name, data in contents.items():
             _write(fresh / name, data)
-        _flush(fresh)
+        sync_folder(fresh)
         if folder.exists():
             folder.rename(stale)
         fresh.rename(folder)
-        _flush(folder.parent)
+        sync_folder(folder.parent)
     except OSError:
         if stale.exists() and not folder.exists():
             stale.rename(folder)
@@ -152,12 +153,3 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _flush(folder: Path) -> None:
-    """Makes the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

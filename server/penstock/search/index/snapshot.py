@@ -20,6 +20,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from penstock.durable import sync_folder
 from penstock.search.index import stored
 from penstock.search.index.base import Effort, Kind
 from penstock.search.index.version import IndexVersion
@@ -75,7 +76,7 @@ def write(version: IndexVersion, encoder: str, folder: Path, mark: str = "") -> 
     try:
         manifest = _write_files(version, encoder, made, mark)
         made.rename(folder / name)
-        _sync(folder)
+        sync_folder(folder)
         _replace(folder / _CURRENT, f"{name} {hashlib.sha256(manifest).hexdigest()}\n".encode())
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
@@ -124,7 +125,7 @@ def _write_files(version: IndexVersion, encoder: str, made: Path, mark: str) -> 
     written = manifest.model_dump_json().encode()
     (made / _MANIFEST).write_bytes(written)
     _synced(made / _MANIFEST)
-    _sync(made)
+    sync_folder(made)
     return written
 
 
@@ -159,17 +160,9 @@ def _synced(path: Path) -> _File:
     return _File(size=size, crc32=crc32)
 
 
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _replace(path: Path, content: bytes) -> None:
     made = path.with_name(f"{path.name}.making")
     made.write_bytes(content)
     _synced(made)
     made.replace(path)
-    _sync(path.parent)
+    sync_folder(path.parent)
