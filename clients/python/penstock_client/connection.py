@@ -122,15 +122,21 @@ class Connection:
             except Error as error:
                 failure = error
             except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if not self._closed or (task is not None and task.cancelling()):
+                if (closed := self.closed_under()) is None:
                     raise  # whoever reads was cancelled; that is not the call's failure
-                raise Unavailable("the client was closed", reason="CLIENT_CLOSED") from None
+                raise closed from None
             finally:
                 call.cancel()
             if not isinstance(failure, Unavailable | Overloaded):
                 raise failure
             await pause(backoff, failure)
+
+    def closed_under(self) -> Unavailable | None:
+        """What a call failed with that ended as cancelled; None where its task was, and not the client closed."""
+        task = asyncio.current_task()
+        if not self._closed or (task is not None and task.cancelling()):
+            return None
+        return Unavailable("the client was closed", reason="CLIENT_CLOSED")
 
     async def close(self) -> None:
         """Ends the channel and every call on it."""

@@ -85,10 +85,9 @@ async def deliver(
             except Error as error:
                 failure = error
             except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if not connection.closed or (task is not None and task.cancelling()):
+                if (closed := connection.closed_under()) is None:
                     raise  # whoever reads was cancelled; that is not the call's failure
-                raise Unavailable("the client was closed", reason="CLIENT_CLOSED") from None
+                raise closed from None
             finally:
                 call.cancel()
             if not isinstance(failure, Unavailable | Overloaded):
