@@ -7,19 +7,16 @@ named by what made it, so a change of the schema or of this file makes a new one
 """
 
 import asyncio
-import hashlib
-import multiprocessing
-import shutil
-from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
+from loadtest.kept import in_own_process, kept_folder
 from loadtest.scale import Scale
 from penstock.pipeline.runner import PipelineRunner
 from penstock.settings import Settings
 from penstock.storage.commit_log import Advance, CommitLog, Entry
 from penstock.storage.engine import Lane, open_engine
-from penstock.storage.schema import migrate, migrations
+from penstock.storage.schema import migrate
 
 START = datetime(2026, 3, 1, tzinfo=UTC)  # a whole month, with Europe's change to summer time in it
 END = datetime(2026, 4, 1, tzinfo=UTC)
@@ -83,17 +80,8 @@ FROM numbers({first:UInt64}, {rows:UInt64})
 
 def month(scale: Scale) -> Path:
     """A data folder with `scale.events` events; only one process at a time may open it. Blocks while it is made."""
-    made_by = [Path(__file__).read_text("utf-8"), *(text for _, _, text in migrations()), str(scale.events)]
-    folder = FOLDER / hashlib.sha256("".join(made_by).encode()).hexdigest()[:12]
-    if not folder.exists():
-        for left in FOLDER.glob("*.partial"):
-            shutil.rmtree(left, ignore_errors=True)
-        partial = folder.with_suffix(".partial")
-        # In a process of its own, because one process opens one data folder.
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            pool.submit(_make, partial, scale.events).result()
-        partial.rename(folder)
-    return folder
+    made_by = [Path(__file__).read_text("utf-8"), str(scale.events)]
+    return kept_folder(FOLDER, "", made_by, lambda partial: in_own_process(_make, partial, scale.events))
 
 
 def _make(folder: Path, events: int) -> None:

@@ -159,7 +159,6 @@ def _environment() -> Path:
     marker = folder / "-".join(PINNED).replace("=", "")
     if not marker.exists():
         FETCHED.mkdir(exist_ok=True)
-        (FETCHED / ".gitignore").write_text("*\n", encoding="utf-8")
         for command in (
             [sys.executable, "-m", "venv", "--clear", str(folder)],
             [str(python), "-m", "pip", "install", "--quiet", *PINNED],

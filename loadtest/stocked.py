@@ -7,18 +7,16 @@ them; `rm -r loadtest/stocked` removes them.
 """
 
 import asyncio
-import hashlib
-import multiprocessing
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from loadtest.kept import in_own_process, kept_folder
 from loadtest.launch import server
 from penstock.catalog.products import Catalogue
 from penstock.catalog.v1.catalog_pb2 import Product
@@ -33,7 +31,7 @@ from penstock.search.v1.search_pb2 import Index
 from penstock.settings import Settings
 from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import Engine, open_engine
-from penstock.storage.schema import migrate, migrations
+from penstock.storage.schema import migrate
 from penstock_client import Client, RunInProgress, TimedOut, Unavailable
 
 FOLDER = Path(__file__).parent / "stocked"
@@ -60,23 +58,13 @@ def kept(name: str, made_by: Sequence[Path], detail: str, stock: Callable[[], St
     One server at a time may open it, and none may write to it: who writes takes a copy (`copied`).
     """
     makers = (Path(__file__), Path(stored_vectors.__file__), *made_by)
-    parts = [*(path.read_text("utf-8") for path in makers), *(text for _, _, text in migrations())]
-    folder = FOLDER / f"{name}-{hashlib.sha256(''.join([*parts, detail]).encode()).hexdigest()[:12]}"
-    if not folder.exists():
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        (FOLDER / ".gitignore").write_text("*\n", encoding="utf-8")
-        for left in FOLDER.glob("*.partial"):
-            shutil.rmtree(left, ignore_errors=True)
-        partial = folder.with_suffix(".partial")
-        make(partial, stock, learn=learn)
-        partial.rename(folder)
-    return folder
+    parts = [*(path.read_text("utf-8") for path in makers), detail]
+    return kept_folder(FOLDER, f"{name}-", parts, lambda partial: make(partial, stock, learn=learn))
 
 
 def make(folder: Path, stock: Callable[[], Stock], *, learn: bool) -> None:
     """Makes a data folder; `stock` is called in a process of its own, because one process opens one data folder."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        pool.submit(_write, folder, stock).result()
+    in_own_process(_write, folder, stock)
     with server(folder, fsync=False, pipeline=False) as running:
         asyncio.run(_prepared(running.target, learn=learn))
 
