@@ -17,9 +17,11 @@ VARIABLE = "PENSTOCK_TEST_ALTERATION"
 class AlteredServer(ServerProcess):
     """`ServerProcess` of an altered server."""
 
+    module = "tests.faults.altered"  # which knows the alteration
+
     def __init__(self, alteration: str, data_dir: Path, *, env: dict[str, str]) -> None:
         super().__init__(data_dir, env={**env, VARIABLE: alteration})
-        self._command[self._command.index("penstock")] = "tests.faults.altered"
+        self._command[self._command.index("penstock")] = self.module
 
 
 def nothing() -> None:
@@ -66,7 +68,7 @@ def log_before_rows() -> None:
         await self._keep_rejected(placed, transaction)
         return True
 
-    _replace(CommitWriter, "store", store)
+    replace(CommitWriter, "store", store)
 
 
 def acknowledge_before_log() -> None:
@@ -86,7 +88,7 @@ def acknowledge_before_log() -> None:
             await append(self, *each)
         held.clear()
 
-    _replace(CommitLog, "_append", lazy)
+    replace(CommitLog, "_append", lazy)
 
 
 def keep_void_rows() -> None:
@@ -99,7 +101,7 @@ def keep_void_rows() -> None:
         if column != "commit":
             await remove(self, tables, column, beyond)
 
-    _replace(CommitLog, "_remove", keep)
+    replace(CommitLog, "_remove", keep)
 
 
 def keep_void_runs() -> None:
@@ -109,14 +111,14 @@ def keep_void_runs() -> None:
     async def delete_void(self: CommitLog, *_: Any) -> None:
         pass
 
-    _replace(CommitLog, "delete_void", delete_void)
+    replace(CommitLog, "delete_void", delete_void)
 
 
 def any_offset() -> None:
     """Offsets are not checked."""
     from penstock.events import committer
 
-    _replace(committer, "check_offset", lambda *_: None)
+    replace(committer, "check_offset", lambda *_: None)
 
 
 def keep_repetitions() -> None:
@@ -127,7 +129,7 @@ def keep_repetitions() -> None:
     for part in ("LIMIT 1 BY tenant, event_id", "AND (tenant, event_id) NOT IN (SELECT tenant, event_id FROM known)"):
         assert part in without, f"silver has no {part!r} to take out"
         without = without.replace(part, "")
-    _replace(silver, "_SILVER", without)
+    replace(silver, "_SILVER", without)
 
 
 ALTERATIONS: dict[str, Callable[[], None]] = {
@@ -139,7 +141,7 @@ ALTERATIONS: dict[str, Callable[[], None]] = {
 }  # fmt: skip
 
 
-def _replace(owner: Any, name: str, value: object) -> None:
+def replace(owner: Any, name: str, value: object) -> None:
     """Raises AttributeError where there is nothing to replace: what alters nothing proves nothing."""
     getattr(owner, name)
     setattr(owner, name, value)

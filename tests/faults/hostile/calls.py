@@ -1,6 +1,7 @@
 """Calls with bytes of the test's own choice, and what may be answered to them."""
 
 from collections.abc import Iterable
+from types import ModuleType
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
@@ -15,12 +16,18 @@ from penstock.kpis.v1 import kpis_service_pb2 as kpis
 from penstock.operations.v1 import operations_service_pb2 as operations
 from penstock.pipeline.v1 import pipeline_service_pb2 as pipeline
 
-METHODS: list[MethodDescriptor] = [
-    method
-    for contract in (pb, kpis, operations, pipeline)
-    for service in contract.DESCRIPTOR.services_by_name.values()
-    for method in service.methods
-]
+
+def methods_of(*contracts: ModuleType) -> list[MethodDescriptor]:
+    """The methods of all services of these generated modules."""
+    return [
+        method
+        for contract in contracts
+        for service in contract.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+    ]
+
+
+METHODS = methods_of(pb, kpis, operations, pipeline)
 THEIR_FAULT = {
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.OUT_OF_RANGE,

@@ -1,17 +1,12 @@
 """Bytes that are no requests, too large, cut, misspelled; methods and metadata that nobody expects."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any
-
 import grpc
 import pytest
-from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
-from google.protobuf.message import Message
-from hypothesis import given
-from hypothesis import strategies as st
+from google.protobuf.descriptor import MethodDescriptor
 
 from penstock.events.v1 import events_service_pb2 as pb
-from tests.faults.hostile.calls import ANSWER_S, METHODS, NOT_UTF8, assert_their_fault, empty_request, few, invoke, path
+from tests.faults.hostile.calls import ANSWER_S, METHODS, NOT_UTF8, assert_their_fault, invoke, path
+from tests.faults.hostile.garbage import check_any_bytes, check_spoilt, not_utf8
 from tests.process import ServerProcess
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
@@ -19,51 +14,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 @pytest.mark.parametrize("method", METHODS, ids=path)
 def test_any_bytes(channel: grpc.Channel, method: MethodDescriptor) -> None:
-    @few
-    @given(st.lists(st.binary(max_size=200), min_size=1, max_size=3))
-    def check(requests: list[bytes]) -> None:
-        code, _, error = invoke(channel, method, *requests)
-        assert_their_fault(code, error)
-
-    check()
+    check_any_bytes(channel, method)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=path)
 def test_requests_that_are_cut_or_have_a_wrong_bit(channel: grpc.Channel, method: MethodDescriptor) -> None:
-    whole = filled(empty_request(method)).SerializeToString()
-
-    @few
-    @given(st.integers(0, max(0, len(whole) - 1)), st.integers(0, 7), st.booleans())
-    def check(place: int, bit: int, cut: bool) -> None:
-        if not whole:
-            return
-        spoilt = bytearray(whole[:place] if cut else whole)
-        if not cut:
-            spoilt[place] ^= 1 << bit
-        code, _, error = invoke(channel, method, bytes(spoilt))
-        assert_their_fault(code, error)
-
-    check()
-
-
-def filled(message: Message, depth: int = 0) -> Message:
-    """The message with something in every field."""
-    for field in message.DESCRIPTOR.fields:
-        if field.message_type is not None:
-            if depth < 3 and not field.message_type.GetOptions().map_entry:
-                inner = getattr(message, field.name)
-                filled(inner.add() if field.is_repeated else inner, depth + 1)
-                if not field.is_repeated:
-                    inner.SetInParent()
-            continue
-        value: Any = {FieldDescriptor.CPPTYPE_STRING: b"7" if field.type == FieldDescriptor.TYPE_BYTES else "7"}.get(
-            field.cpp_type, 1
-        )
-        if field.is_repeated:
-            getattr(message, field.name).append(value)
-        else:
-            setattr(message, field.name, value)
-    return message
+    check_spoilt(channel, method)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=path)
@@ -74,28 +30,6 @@ def test_text_that_is_not_utf8(channel: grpc.Channel, method: MethodDescriptor) 
             frames = [pb.AppendResponse.FromString(answer) for answer in answers]
             code = {3: grpc.StatusCode.INVALID_ARGUMENT}[frames[1].error.status.code]
         assert code is grpc.StatusCode.INVALID_ARGUMENT, f"{field}: {code} {error.details() if error else ''}"
-
-
-def not_utf8(declared: Iterable[FieldDescriptor], depth: int = 0) -> Iterator[tuple[str, bytes]]:
-    """Each text field, and a message in which it alone is set, to bytes that are no UTF-8."""
-    for field in declared:
-        if field.type == FieldDescriptor.TYPE_STRING:
-            yield field.name, delimited(field.number, NOT_UTF8)
-        elif field.message_type is not None and depth < 4 and field.message_type.full_name.startswith("penstock."):
-            for name, wire in not_utf8(field.message_type.fields, depth + 1):
-                yield f"{field.name}.{name}", delimited(field.number, wire)
-
-
-def delimited(number: int, data: bytes) -> bytes:
-    """A length-delimited field of at most 127 bytes."""
-    assert len(data) < 128
-    return varint(number << 3 | 2) + bytes([len(data)]) + data
-
-
-def varint(value: int) -> bytes:
-    """A protobuf varint."""
-    low, rest = value & 0x7F, value >> 7
-    return bytes([low | 0x80]) + varint(rest) if rest else bytes([low])
 
 
 @pytest.mark.parametrize("megabytes", [17, 50])

@@ -5,32 +5,16 @@
 
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-from tests.process import ServerProcess
-
-VARIABLE = "PENSTOCK_TEST_ALTERATION"
-MODULE = "tests.faults.shop.altered"
+from tests.faults import altered
+from tests.faults.altered import impatient, nothing, replace
 
 
-class AlteredServer(ServerProcess):
-    """`ServerProcess` of an altered server."""
+class AlteredServer(altered.AlteredServer):
+    """One that is altered here."""
 
-    def __init__(self, alteration: str, data_dir: Path, *, env: dict[str, str]) -> None:
-        super().__init__(data_dir, env={**env, VARIABLE: alteration})
-        self._command[self._command.index("penstock")] = MODULE
-
-
-def nothing() -> None:
-    """The control: the server as it is."""
-
-
-def impatient() -> None:
-    """Storage that is away is waited for only half a second."""
-    from penstock import limits
-
-    limits.COMMIT_RETRY_S_MAX = 0.5
+    module = "tests.faults.shop.altered"
 
 
 def small_steps() -> None:
@@ -63,7 +47,7 @@ def acknowledge_before_log() -> None:
             await append(self, *each)
         held.clear()
 
-    _replace(CommitLog, "_append", lazy)
+    replace(CommitLog, "_append", lazy)
 
 
 def keep_void_rows() -> None:
@@ -73,7 +57,7 @@ def keep_void_rows() -> None:
     async def keep(self: CommitLog, *_: Any) -> None:
         pass
 
-    _replace(CommitLog, "_remove", keep)
+    replace(CommitLog, "_remove", keep)
 
 
 def forget_requests() -> None:
@@ -83,7 +67,7 @@ def forget_requests() -> None:
     async def known(self: Interactions, writes: Sequence[Any]) -> set[tuple[str, str, str]]:
         return set()
 
-    _replace(Interactions, "_known", known)
+    replace(Interactions, "_known", known)
 
 
 def trust_the_snapshot() -> None:
@@ -93,14 +77,14 @@ def trust_the_snapshot() -> None:
     async def changed_since(self: Catalogue, tenant: str, commit: int) -> set[str]:
         return set()
 
-    _replace(Catalogue, "changed_since", changed_since)
+    replace(Catalogue, "changed_since", changed_since)
 
 
 def do_not_look_at_the_snapshot() -> None:
     """Files of a saved index are not compared with what was written."""
     from penstock.search.index import snapshot
 
-    _replace(snapshot, "_check", lambda *_: None)
+    replace(snapshot, "_check", lambda *_: None)
 
 
 def label_too_new() -> None:
@@ -112,7 +96,7 @@ def label_too_new() -> None:
     def labelled(self: TenantIndex, changes: Sequence[Any], commit: int) -> IndexVersion:
         return apply(self, changes[: max(1, len(changes) // 2)], commit)
 
-    _replace(TenantIndex, "apply", labelled)
+    replace(TenantIndex, "apply", labelled)
 
 
 def lose_sessions() -> None:
@@ -122,7 +106,7 @@ def lose_sessions() -> None:
     async def touches(self: Discovery, tenant: str, user_id: str) -> Sequence[Any]:
         return []
 
-    _replace(Discovery, "_touches", touches)
+    replace(Discovery, "_touches", touches)
 
 
 ALTERATIONS: dict[str, Callable[[], None]] = {
@@ -134,14 +118,8 @@ ALTERATIONS: dict[str, Callable[[], None]] = {
 }  # fmt: skip
 
 
-def _replace(owner: Any, name: str, value: object) -> None:
-    """Raises AttributeError where there is nothing to replace: what alters nothing proves nothing."""
-    getattr(owner, name)
-    setattr(owner, name, value)
-
-
 if __name__ == "__main__":
-    ALTERATIONS[os.environ[VARIABLE]]()
+    ALTERATIONS[os.environ[altered.VARIABLE]]()
     from penstock.cli import main
 
     main()

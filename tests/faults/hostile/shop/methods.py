@@ -8,13 +8,10 @@ from penstock.catalog.v1 import catalog_service_pb2 as catalog
 from penstock.feedback.v1 import feedback_service_pb2 as feedback
 from penstock.recommendations.v1 import recommendations_service_pb2 as recommendations
 from penstock.search.v1 import search_service_pb2 as search
-from tests.faults.hostile.calls import invoke
+from tests.faults.hostile.calls import invoke, methods_of
 
 METHODS: dict[str, MethodDescriptor] = {
-    method.name: method
-    for contract in (catalog, search, recommendations, feedback)
-    for service in contract.DESCRIPTOR.services_by_name.values()
-    for method in service.methods
+    method.name: method for method in methods_of(catalog, search, recommendations, feedback)
 }
 
 
