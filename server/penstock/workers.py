@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import get_context, parent_process
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ import structlog
 
 from penstock import limits
 from penstock.errors import Overloaded, PenstockError, TimedOut, Unavailable
+from penstock.storage.shares import Shares
 
 log = structlog.get_logger()
 
@@ -36,32 +38,31 @@ class Workers:
         self._pool: ProcessPoolExecutor | None = None
         self._pid = 0
         self._turn = asyncio.Lock()
-        self._calls = 0
+        self._calls = Shares(2 * limits.WORKER_CALLS_MAX, limits.WORKER_CALLS_MAX)
         self._running: asyncio.Task[object] | None = None
         self._closed = False
 
-    async def run(self, function: Callable[..., T], *args: object, timeout_s: float) -> T:
-        """What `function(*args)` returns or raises.
+    async def run(self, function: Callable[..., T], *args: object, timeout_s: float, tenant: str = "") -> T:
+        """What `function(*args)` returns or raises; `tenant` is whose call it is.
 
-        Raises Overloaded with `limits.WORKER_CALLS_MAX` calls before it, TimedOut after `timeout_s` (which includes
-        waiting for its turn and for the worker to start; a worker that is late is ended), Unavailable when the worker
-        died over it twice, or is closed. A call that is cancelled while it runs is left to run on until its timeout:
-        a new worker would take longer to start than nearly any call takes.
+        Raises Overloaded with `limits.WORKER_CALLS_MAX` calls of the tenant before it, or fewer beside others';
+        TimedOut after `timeout_s` (which includes waiting for its turn and for the worker to start; a worker that is
+        late is ended), Unavailable when the worker died over it twice, or is closed. A call that is cancelled while it
+        runs is left to run on until its timeout: a new worker would take longer to start than nearly any call takes.
         """
         if self._closed:
             raise _closed()
-        if self._calls >= limits.WORKER_CALLS_MAX:
+        if not self._calls.take(tenant):
             raise Overloaded("too many computations are waiting", reason="OVERLOADED", retry_after_s=1.0)
         deadline = time.monotonic() + timeout_s
-        self._calls += 1
         try:
             await self._take_turn(timeout_s)
         except BaseException:
-            self._calls -= 1
+            self._calls.give_back(tenant)
             raise
         task = asyncio.create_task(self._run(function, args, deadline))
         self._running = task
-        task.add_done_callback(self._give_turn)
+        task.add_done_callback(partial(self._give_turn, tenant))
         return await asyncio.shield(task)
 
     async def close(self) -> None:
@@ -84,8 +85,8 @@ class Workers:
             self._turn.release()
             raise _closed()
 
-    def _give_turn(self, task: asyncio.Task[T]) -> None:
-        self._calls -= 1
+    def _give_turn(self, tenant: str, task: asyncio.Task[T]) -> None:
+        self._calls.give_back(tenant)
         self._turn.release()
         if not task.cancelled():
             task.exception()  # seen, should nobody wait for it any more

@@ -146,8 +146,12 @@ async def test_a_full_catalogue_takes_changes_but_nothing_new(shop: House, monke
     assert set(await listed(shop)) == {"lamp-1", "lamp-3"}
 
 
-async def test_too_much_at_once_is_told_to_come_again(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def few_rows_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "GROUP_ROWS_QUEUED_MAX", 5)
+
+
+async def test_too_much_at_once_is_told_to_come_again(few_rows_wait: None, shop: House) -> None:
     calls = [shop.writer.upsert("default", [lamp(3 * n + each) for each in range(3)]) for n in range(10)]
     done = await asyncio.gather(*calls, return_exceptions=True)
     refused = [each for each in done if isinstance(each, Overloaded)]

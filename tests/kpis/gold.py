@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from penstock.storage.commit_log import CommitLog, Entry
+from penstock.storage.commit_log import Advance, CommitLog, Entry
 from penstock.storage.engine import Engine
 
 NOON = 1_760_443_200  # a whole minute, hour and day
@@ -23,6 +23,7 @@ CREATE TABLE IF NOT EXISTS test_events
 )
 ENGINE = Memory
 """
+_BRONZE = "INSERT INTO bronze_events (tenant, commit) SELECT {tenant:String}, {commit:Int64}"
 _KPIS = """
 INSERT INTO gold_kpis
 SELECT tenant, toStartOfMinute(toDateTime(time, 'UTC')) AS minute, site_id, currency, run,
@@ -79,16 +80,22 @@ class Gold:
         self._engine = engine
         self._log = log
         self._last_run = 0
+        self._tenants: dict[int, list[str]] = {}  # of each run
 
-    async def commit(self) -> int:
-        """A commit of events that no run has read yet."""
+    async def commit(self, *tenants: str) -> int:
+        """A commit of events, of these tenants or the default one, that no run has read yet."""
+        whose = tenants or ("default",)
         async with self._log.transaction() as transaction:
-            await transaction.append(Entry("append", rows=1))
+            for tenant in whose:
+                await self._engine.execute(_BRONZE, {"tenant": tenant, "commit": transaction.commit})
+            streams = [Advance(tenant, "", 0, 1, 1, 0) for tenant in whose]
+            await transaction.append(Entry("append", rows=len(whose), streams=streams))
         return self._log.head
 
     async def write(self, events: Sequence[Event]) -> int:
         """Writes the rows of a run that nobody sees yet; its number."""
         self._last_run += 1
+        self._tenants[self._last_run] = [*dict.fromkeys(event.tenant for event in events)]
         await self._engine.execute(_RAW)
         await self._engine.insert_arrow("test_events", _table(self._last_run, events))
         for statement in (_KPIS, _EVENTS, _VISITS):
@@ -98,11 +105,12 @@ class Gold:
     async def show(self, run: int) -> None:
         """Makes a run visible, as one that read all commits of events."""
         async with self._log.transaction() as transaction:
-            await transaction.append(Entry("etl", run=run, last_commit=self._log.last_append))
+            streams = [Advance(tenant, "", 0, 0, 1, 0) for tenant in self._tenants[run]]
+            await transaction.append(Entry("etl", run=run, last_commit=self._log.last_append, rows=1, streams=streams))
 
     async def run(self, events: Sequence[Event]) -> None:
         """A whole run."""
-        await self.commit()
+        await self.commit(*dict.fromkeys(event.tenant for event in events))
         await self.show(await self.write(events))
 
 

@@ -29,7 +29,7 @@ T = TypeVar("T")
 class Thread(Workers):
     """Runs at once and in this process, which imports the libraries only once for all tests."""
 
-    async def run(self, function: Callable[..., T], *args: object, timeout_s: float) -> T:
+    async def run(self, function: Callable[..., T], *args: object, timeout_s: float, tenant: str = "") -> T:
         return await asyncio.wait_for(asyncio.to_thread(function, *args), timeout_s)
 
 

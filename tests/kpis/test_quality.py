@@ -50,7 +50,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def quality(engine: ClickHouseEngine, commit_log: CommitLog, settings: Settings, clock: Clock) -> QualityReader:
-    async def freshness(gold: Gold) -> Freshness:
+    async def freshness(tenant: str, gold: Gold) -> Freshness:
         return Freshness(gold.time, 0.0, gold.last_commit)
 
     return QualityReader(engine, commit_log, settings, freshness, clock)

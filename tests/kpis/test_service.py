@@ -37,6 +37,7 @@ from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import ClickHouseEngine
 from penstock.workers import Workers
 from tests.kpis.gold import NOON, Event, Gold
+from tests.rpc.policies import open_policy
 
 MINUTE = 60
 
@@ -61,7 +62,7 @@ async def kpis(
 ) -> AsyncIterator[KpiServiceStub]:
     server = grpc.aio.server()
     service = kpis_service_pb2.DESCRIPTOR.services_by_name["KpiService"]
-    edge = Edge(trusted_proxies=[])
+    edge = Edge(trusted_proxies=[], policy=open_policy())
     features = FeatureReader(engine, commit_log, settings)
     workers = Workers()
     implementation = KpiService(

@@ -101,12 +101,21 @@ async def test_a_cancelled_call_gives_up_its_place(workers: Workers) -> None:
     assert await workers.run(whoami, timeout_s=START_S) == first
 
 
-async def test_a_full_queue_says_so(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+async def room_for_two(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Workers]:
     monkeypatch.setattr(limits, "WORKER_CALLS_MAX", 2)
+    opened = Workers()
+    yield opened
+    await opened.close()
+
+
+async def test_a_full_queue_says_so_to_the_tenant_whose_it_is(room_for_two: Workers) -> None:
+    workers = room_for_two
     calls = [asyncio.create_task(workers.run(whoami, timeout_s=START_S)) for _ in range(2)]
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
         await workers.run(whoami, timeout_s=START_S)
+    calls.append(asyncio.create_task(workers.run(whoami, timeout_s=START_S, tenant="other")))
     assert len(set(await asyncio.gather(*calls))) == 1
     await workers.run(whoami, timeout_s=START_S)
 

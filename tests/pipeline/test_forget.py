@@ -56,6 +56,7 @@ class Life:
         self.cleaner = Cleaner(engine, log, runner, settings, lambda: self.now)
         self.forgetter = forgetting.forgetter(engine, log, runner, settings, self.cleaner)
         self.sent: list[Sent] = []
+        self.forgot = 0  # the commit before the last forgetting
 
     async def go_on(self, *, count: int = 25, again: bool = False) -> None:
         """Events, perhaps a run, perhaps daily metrics. With `again` some have the ids of earlier ones."""
@@ -83,6 +84,7 @@ class Life:
 
     async def forget(self) -> None:
         """Forgets the user, in `default` alone."""
+        self.forgot = self.log.head
         twin = await forgetting.stored(self.engine, self.log, "other")
         done = await self.forgetter.forget("default", self.user)
         assert set(done.remaining.values()) == {0}
@@ -95,8 +97,7 @@ class Life:
     async def check_daily(self) -> None:
         """Days that were not computed anew say what they say of the shadow; those that were, what they would now."""
         found = await forgetting.daily(self.engine, self.log, "default")
-        forgot = (await self.engine.rows("SELECT max(commit) AS n FROM commits WHERE operation = 'forget'"))[0]["n"]
-        for day in {day for (day, _), (commit, _) in found.items() if commit > forgot}:
+        for day in {day for (day, _), (commit, _) in found.items() if commit > self.forgot}:
             await self.daily.calculate("shadow", START.date().fromisoformat(day))
         expected = await forgetting.daily(self.engine, self.log, "shadow")
         assert {key: said for key, (_, said) in found.items()} == {key: said for key, (_, said) in expected.items()}

@@ -8,8 +8,10 @@ from penstock import failpoints
 from penstock.errors import Conflict, Unavailable
 from penstock.pipeline import runs, sessions, silver
 from penstock.pipeline.batch import Batch
-from penstock.pipeline.runner import Lag, PipelineRunner
+from penstock.pipeline.lag import Lag
+from penstock.pipeline.runner import PipelineRunner
 from penstock.pipeline.runs import Run, State, Trigger
+from penstock.pipeline.tenants import Counts
 from penstock.settings import Settings
 from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import Engine
@@ -28,7 +30,7 @@ class Gate:
         self._build = silver.build
         monkeypatch.setattr(silver, "build", self._wait)
 
-    async def _wait(self, engine: Engine, batch: Batch, currency: str) -> int:
+    async def _wait(self, engine: Engine, batch: Batch, currency: str) -> Counts:
         self.reached.set()
         await self.open.wait()
         return await self._build(engine, batch, currency)
@@ -68,7 +70,7 @@ async def test_a_cancelled_run_shows_nothing_and_lets_the_next_run(
     gate.open.set()
     run, of_sessions = await runner.run()
     assert (seen[-1].state, run.state, commit_log.gold.run) == (State.CANCELLED, State.SUCCEEDED, of_sessions.run)
-    assert await runs.recent(engine, 10) == [of_sessions, run, seen[-1]]
+    assert await runs.recent(engine, "default", 10) == [of_sessions, run, seen[-1]]
     assert (await engine.rows("SELECT DISTINCT run FROM silver_events")) == [{"run": run.run}]
 
 
@@ -87,7 +89,7 @@ async def test_passing_failures_are_tried_again(
     await commit(Sent())
     run, of_sessions = await runner.run()
     assert (run.state, run.retries, run.steps[0].rows_out) == (State.SUCCEEDED, 2, 1)
-    assert await runs.recent(engine, 10) == [of_sessions, run]
+    assert await runs.recent(engine, "default", 10) == [of_sessions, run]
 
 
 async def test_a_fault_is_recorded_and_raised(
@@ -100,9 +102,9 @@ async def test_a_fault_is_recorded_and_raised(
     await commit(Sent(), Sent())
     with pytest.raises(ZeroDivisionError):
         await runner.run()
-    (run,) = await runs.recent(engine, 10)
-    assert (run.state, run.error, run.run, run.first_commit, run.last_commit) == (State.FAILED, "a bug", 0, 1, 1)
-    assert runner.current is None
+    (run,) = await runs.recent(engine, "default", 10)
+    assert (run.state, run.error, run.run, run.first_commit, run.last_commit) == (State.FAILED, "INTERNAL", 0, 1, 1)
+    assert runner.current("default") is None
 
 
 async def test_what_a_crash_left_is_removed_at_start(
@@ -124,7 +126,7 @@ async def test_the_loop_follows_commits_and_survives_failures(
 ) -> None:
     build, failures = silver.build, 2
 
-    async def fail_twice(engine: Engine, batch: Batch, currency: str) -> int:
+    async def fail_twice(engine: Engine, batch: Batch, currency: str) -> Counts:
         nonlocal failures
         if failures:
             failures -= 1
@@ -138,7 +140,7 @@ async def test_the_loop_follows_commits_and_survives_failures(
     for _ in range(3):
         await within(10, commit_log, await commit(Sent()))
     await runner.stop()
-    recent = await runs.recent(engine, 20)
+    recent = await runs.recent(engine, "default", 20)
     of_events = [run for run in recent if run.rows or run.state is State.FAILED]
     assert [run.state for run in of_events] == [*[State.SUCCEEDED] * 3, State.FAILED, State.FAILED]
     assert {run.trigger for run in recent} == {Trigger.LOOP}

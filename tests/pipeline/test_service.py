@@ -19,10 +19,12 @@ from penstock.pipeline.history import HistoryReader
 from penstock.pipeline.runner import PipelineRunner
 from penstock.pipeline.service import PipelineService
 from penstock.pipeline.status import StatusReader
+from penstock.pipeline.tenants import Counts
 from penstock.pipeline.travel import DataReader
 from penstock.pipeline.v1 import pipeline_pb2, pipeline_service_pb2
 from penstock.rpc.call import Call
 from penstock.rpc.operations import Operations
+from penstock.rpc.principal import OPEN
 from penstock.settings import Settings
 from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import Engine
@@ -35,7 +37,7 @@ pb = pipeline_service_pb2
 @pytest.fixture
 def call() -> Call:
     context = cast(grpc.aio.ServicerContext, SimpleNamespace())
-    return Call("", "default", "request", "127.0.0.1", "test", context, {})
+    return Call("", "request", "127.0.0.1", "test", context, {}, OPEN)
 
 
 @pytest.fixture
@@ -58,13 +60,13 @@ async def test_run_and_status(service: PipelineService, commit: Commit, call: Ca
     await commit(Sent(tenant="other"))
     await service.ProcessEventType(pb.ProcessEventTypeRequest(event_type="search"), call)
     before = await service.GetPipelineStatus(pb.GetPipelineStatusRequest(), call)
-    assert (before.last_commit, before.processed_commit, before.lag_commits) == (2, 0, 2)
+    assert (before.last_commit, before.processed_commit, before.lag_commits) == (1, 0, 1)
     assert before.lag_seconds > 0
     assert dict(before.unprocessed) == {"page_view": 1}
     ran = await service.RunPipeline(pb.RunPipelineRequest(batch_size=1), call)
-    assert [len(run.steps) for run in ran.runs] == [4, 4, 1]
-    assert ran.rows_processed == 3
-    after = await service.GetPipelineStatus(pb.GetPipelineStatusRequest(run_limit=3), call)
+    assert [len(run.steps) for run in ran.runs] == [4, 1]  # the other tenant's run is not shown
+    assert ran.rows_processed == 2
+    after = await service.GetPipelineStatus(pb.GetPipelineStatusRequest(run_limit=2), call)
     assert (after.processed_commit, after.lag_commits, after.lag_seconds) == (after.last_commit, 0, 0)
     assert not after.unprocessed
     assert [run.run for run in after.recent_runs] == [run.run for run in reversed(ran.runs)]
@@ -116,7 +118,7 @@ async def test_an_operation_is_refused_and_cancelled(
     reached, go_on = asyncio.Event(), asyncio.Event()
     build = silver.build
 
-    async def wait(engine: Engine, batch: Batch, currency: str) -> int:
+    async def wait(engine: Engine, batch: Batch, currency: str) -> Counts:
         reached.set()
         await go_on.wait()
         return await build(engine, batch, currency)

@@ -23,6 +23,7 @@ from penstock.settings import Settings
 from penstock.storage.commit_log import CommitLog, Entry
 from penstock.storage.engine import ClickHouseEngine
 from penstock.storage.user_sql.lane import UserSql, open_user_sql
+from tests.rpc.policies import open_policy
 
 CALLER = Caller("RunSql", "request-1", "192.0.2.7")
 # Passes the gate, reads and holds little, and takes minutes over 1,000 events.
@@ -114,7 +115,7 @@ async def area(engine: ClickHouseEngine, commit_log: CommitLog, settings: Settin
 async def target(area: Area) -> AsyncIterator[str]:
     """Where it is served over gRPC."""
     descriptor = queries_service_pb2.DESCRIPTOR.services_by_name["QueryService"]
-    server = make_server([Edge(trusted_proxies=[]).handlers(descriptor, area.service)])
+    server = make_server([Edge(trusted_proxies=[], policy=open_policy()).handlers(descriptor, area.service)])
     port = listen(server, "127.0.0.1", 0)
     await server.start()
     yield f"127.0.0.1:{port}"

@@ -100,8 +100,14 @@ async def test_pages_join_to_the_whole(area: Area, stub: QueryServiceStub) -> No
     assert found == [str(number) for number in reversed(range(7))]
 
 
-async def test_records_wait_while_storage_is_away_and_are_bounded(area: Area, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "SQL_COSTS_QUEUED_MAX", 3)
+@pytest.fixture
+def few_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SQL_COSTS_QUEUED_MAX", 4)
+
+
+async def test_records_wait_while_storage_is_away_and_are_bounded(
+    few_records: None, area: Area, monkeypatch: pytest.MonkeyPatch
+) -> None:
     execute = area.engine.execute
 
     async def away(*arguments: Any, **options: Any) -> None:
@@ -110,7 +116,12 @@ async def test_records_wait_while_storage_is_away_and_are_bounded(area: Area, mo
     monkeypatch.setattr(area.engine, "execute", away)
     for number in range(5):
         note(area.costs, f"{number}")
+    note(area.costs, "theirs", tenant="another")
     await area.costs.flush()
     monkeypatch.setattr(area.engine, "execute", execute)
     await area.costs.stop()
     assert await names(area.costs) == ["2", "1", "0"]
+    assert await names(area.costs, tenant="another") == ["theirs"]
+    note(area.costs, "later")
+    await area.costs.flush()
+    assert (await names(area.costs))[0] == "later"

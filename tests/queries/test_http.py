@@ -48,7 +48,7 @@ async def test_answers(sql: UserSql) -> None:
     answer = await sql.answer(Statement(text, {"text": "it's \\ \n{x:Int8}", "ids": [1, 2]}, rows=2))
     assert answer.rows == [["it's \\ \n{x:Int8}", [1, 2], 1.5, 1], ["it's \\ \n{x:Int8}", [1, 2], 1.5, 2]]
     assert [column.type for column in answer.columns] == ["String", "Array(UInt64)", "Decimal(18, 2)", "UInt8"]
-    assert answer.usage.rows_read == 1
+    assert answer.usage.rows_read == 8_192
 
 
 async def test_streams(sql: UserSql) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +12,7 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 from penstock import limits
 from penstock.errors import InvalidInput, OutOfRange, Overloaded, PenstockError
 from penstock.queries.statement import Query
-from penstock.storage.user_sql.statement import Statement
+from penstock.storage.user_sql.statement import BLOCK_ROWS, MIB, Statement
 from tests.queries.serving import CALLER, ENDLESS, Area
 
 VALUES: list[tuple[str, object]] = [
@@ -54,12 +55,23 @@ async def test_rows_of_the_tenants_own_events(area: Area) -> None:
 async def test_what_it_took_is_told(area: Area) -> None:
     await area.add(300)
     result = await area.runner.run(Query("default", "SELECT sum(amount) AS gmv FROM events"), CALLER)
-    assert result.usage.rows_read == 300
-    assert result.usage.bytes_read > 300
+    assert result.usage.rows_read == BLOCK_ROWS
+    assert result.usage.bytes_read == MIB
     assert result.usage.elapsed_ms > 0
     assert result.version == area.log.head
     assert [(column.name, column.type) for column in result.columns] == [("gmv", "Decimal(38, 6)")]
     assert result.sql == "SELECT sum(`amount`) AS `gmv` FROM events AS `events`"
+
+
+async def test_what_it_took_is_the_same_beside_other_tenants_rows(area: Area) -> None:
+    version = await area.add(50)
+    query = Query("default", "SELECT sum(amount) AS gmv, max(path) AS p FROM events", as_of_version=version)
+    alone = (await area.runner.run(query, CALLER)).usage
+    await area.add(500, tenant="alpha")
+    await area.add(500, tenant="zebra")
+    await area.engine.execute("OPTIMIZE TABLE silver_events FINAL")
+    beside = (await area.runner.run(replace(query, sql=f"{query.sql} LIMIT 9"), CALLER)).usage
+    assert (alone.rows_read, alone.bytes_read) == (beside.rows_read, beside.bytes_read)
 
 
 async def test_values_come_as_json_has_them(area: Area) -> None:
@@ -242,7 +254,7 @@ async def test_validation_tells_types_without_reading(area: Area) -> None:
     WHERE site_id = {site:String} AND event_time > {since:DateTime64(6)} AND has({ids:Array(UInt8)}, 1)
     GROUP BY event_type
     """
-    found = await area.runner.validate(sql)
+    found = await area.runner.validate("default", sql)
     assert found.allowed, found
     assert [(column.name, column.type) for column in found.columns][:2] == [
         ("event_type", "LowCardinality(String)"),
@@ -253,20 +265,27 @@ async def test_validation_tells_types_without_reading(area: Area) -> None:
 
 
 async def test_validation_refuses_what_the_engine_would(area: Area) -> None:
-    found = await area.runner.validate("SELECT nothing FROM events")
+    found = await area.runner.validate("default", "SELECT nothing FROM events")
     assert not found.allowed
     assert "nothing" in found.wrong
-    assert [reason.code for reason in (await area.runner.validate("DROP TABLE events")).reasons] == ["NOT_A_SELECT"]
+    assert [reason.code for reason in (await area.runner.validate("default", "DROP TABLE events")).reasons] == [
+        "NOT_A_SELECT"
+    ]
 
 
-async def test_no_more_statements_wait_than_may(area: Area, monkeypatch: pytest.MonkeyPatch) -> None:
-    await area.add(1_000)
+@pytest.fixture
+def one_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "SQL_WAITING_MAX", 1)
-    running = [asyncio.create_task(area.rows(ENDLESS)) for _ in range(limits.SQL_HANDLES + 1)]
+
+
+async def test_no_more_statements_wait_than_may(one_waits: None, area: Area) -> None:
+    await area.add(1_000)
+    running = [asyncio.create_task(area.rows(ENDLESS)) for _ in range(limits.SQL_TENANT_HANDLES + 1)]
     await area.busy()
     error = await error_of(area, "SELECT 1 AS a")
     assert isinstance(error, Overloaded)
     assert error.retry_after_s
+    assert await area.rows("SELECT 1 AS a", tenant="another") == [[1]], "one tenant does not have all handles"
     for each in running:
         each.cancel()
     await asyncio.gather(*running, return_exceptions=True)

@@ -57,7 +57,7 @@ async def test_run(area: Area, client: "QueryServiceAsyncStub") -> None:
     ]
     assert (answer.row_count, answer.truncated, answer.cached, answer.reason) == (2, False, False, "")
     assert answer.version == area.log.head
-    assert answer.statistics.rows_read == 30
+    assert answer.statistics.rows_read == 8_192
     assert not answer.statistics.HasField("memory_bytes")
     assert (await client.RunSql(pb.RunSqlRequest(sql=BY_TYPE))).cached
 
@@ -132,7 +132,7 @@ async def test_a_stream_of_rows(area: Area, client: "QueryServiceAsyncStub") -> 
     assert max(map(len, batches)) <= limits.SQL_STREAM_ROWS
     first = [*batches[0][0]]
     assert first == ["2026-03-01T12:00:00.000000Z", 2.5]
-    assert frames[-1].end.statistics.rows_read == 2_500
+    assert frames[-1].end.statistics.rows_read == 8_192
 
 
 async def test_a_stream_of_arrow(area: Area, client: "QueryServiceAsyncStub") -> None:
@@ -183,12 +183,22 @@ async def test_explain(area: Area, client: "QueryServiceAsyncStub") -> None:
     assert (read.table, read.rows, plan.rows) == ("silver_events", 8_192, 8_192)
     assert read.bytes == plan.bytes > read.rows
     [primary] = [index for index in read.indexes if index.type == "PrimaryKey"]
-    assert primary.granules < primary.granules_before
+    assert primary.granules == read.granules == 1
     assert "event_time" in primary.keys
     assert (await client.ExplainSql(pb.ExplainSqlRequest(sql="SELECT 1 AS a"))).rows == 0
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await client.ExplainSql(pb.ExplainSqlRequest(sql="EXPLAIN SELECT 1"))
     assert details(caught.value)[0].reason == "SQL_REFUSED"
+
+
+async def test_a_plan_is_the_same_whatever_other_tenants_have(area: Area, client: "QueryServiceAsyncStub") -> None:
+    version = await area.add(50)
+    for sql in ("SELECT count() AS n FROM events", "SELECT path FROM bronze_events", "SELECT name FROM products"):
+        request = pb.ExplainSqlRequest(sql=sql, as_of_version=version)
+        alone = await client.ExplainSql(request)
+        await area.add(20_000, tenant="zebra")
+        await area.add(20_000, tenant="alpha")
+        assert await client.ExplainSql(request) == alone, sql
 
 
 async def test_asking_says_how_it_is_configured(client: "QueryServiceAsyncStub") -> None:

@@ -70,29 +70,40 @@ async def test_what_is_wrong_is_told_to_whom_it_is_of(lane: SearchLane, version:
 
 
 async def test_work_returns_and_raises(lane: SearchLane) -> None:
-    assert await lane.run(divmod, 7, 2) == (3, 1)
+    assert await lane.run("", divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
-        await lane.run(divmod, 7, 0)
+        await lane.run("", divmod, 7, 0)
 
     def ended() -> None:
         raise SystemExit(3)
 
     for _ in range(limits.SEARCH_THREADS + 1):  # no thread ends of it
         with pytest.raises(SystemExit):
-            await lane.run(ended)
-    assert await lane.run(divmod, 7, 2) == (3, 1)
+            await lane.run("", ended)
+    assert await lane.run("", divmod, 7, 2) == (3, 1)
 
 
-async def test_past_its_bound_it_refuses(
-    lane: SearchLane, version: IndexVersion, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def short_lane(monkeypatch: pytest.MonkeyPatch) -> Iterator[SearchLane]:
     monkeypatch.setattr(limits, "SEARCHES_WAITING_MAX", 3)
+    made = SearchLane()
+    yield made
+    made.close()
+
+
+async def test_past_its_bound_it_refuses_the_tenant_whose_they_are(
+    short_lane: SearchLane, version: IndexVersion
+) -> None:
+    lane = short_lane
     go = threading.Event()
-    waiting = [asyncio.create_task(lane.run(go.wait)) for _ in range(3)]
+    waiting = [asyncio.create_task(lane.run("", go.wait)) for _ in range(3)]
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
         await lane.nearest(version, VECTORS[:1], 1, Filter())
+    others = asyncio.create_task(lane.nearest(version, VECTORS[:1], 1, Filter(), tenant="other"))
+    await asyncio.sleep(0)
     go.set()
+    assert (await others).matches == 200
     assert await asyncio.gather(*waiting) == [True, True, True]
     assert (await lane.nearest(version, VECTORS[:1], 1, Filter())).matches == 200
 
@@ -105,12 +116,12 @@ async def test_what_waits_is_cancelled_when_it_closes_and_what_runs_is_finished(
         running.release()
         return go.wait()
 
-    runs = [asyncio.create_task(lane.run(held)) for _ in range(limits.SEARCH_THREADS)]
+    runs = [asyncio.create_task(lane.run("", held)) for _ in range(limits.SEARCH_THREADS)]
     await asyncio.sleep(0)
     for _ in runs:
         await asyncio.to_thread(running.acquire)
     waits = [
-        *(asyncio.create_task(lane.run(divmod, 7, 2)) for _ in range(5)),
+        *(asyncio.create_task(lane.run("", divmod, 7, 2)) for _ in range(5)),
         *(asyncio.create_task(lane.nearest(version, VECTORS[:1], 1, Filter())) for _ in range(5)),
     ]
     await asyncio.sleep(0)
@@ -123,4 +134,4 @@ async def test_what_waits_is_cancelled_when_it_closes_and_what_runs_is_finished(
     ended = await asyncio.gather(*waits, return_exceptions=True)
     assert all(isinstance(each, asyncio.CancelledError) for each in ended), ended
     with pytest.raises(Unavailable):
-        await lane.run(divmod, 7, 2)
+        await lane.run("", divmod, 7, 2)

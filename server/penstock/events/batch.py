@@ -8,8 +8,6 @@ from enum import Enum
 
 import pyarrow as pa
 
-from penstock.errors import PenstockError
-
 
 @dataclass(frozen=True, slots=True)
 class Origin:
@@ -81,9 +79,20 @@ class Batch:
         default_factory=dict
     )  # what the edge knows better of a bad row than the engine
     replays: Sequence[str] = ()  # the rejected rows that these rows are, by their ids; bad ones are not kept again
+    queued_at: float = 0.0  # on the clock of time.perf_counter
     done: "asyncio.Future[Stored]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
-    def refuse(self, error: PenstockError | RowsRejected) -> None:
+    @property
+    def tenant(self) -> str:
+        """Whose it is."""
+        return self.origin.tenant
+
+    @property
+    def answered(self) -> bool:
+        """Whether it was stored or refused."""
+        return self.done.done()
+
+    def refuse(self, error: Exception) -> None:
         """Answers with an error; a batch that nobody waits for any more is left alone."""
         if not self.done.done():
             self.done.set_exception(error)

@@ -16,6 +16,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from penstock import failpoints, limits
+from penstock.errors import Overloaded, TimedOut, Unavailable
 from penstock.events import arrow, bronze
 from penstock.events.batch import BadRow, Batch, Origin, Raw, RawFormat, RowsRejected
 from penstock.events.engine_schema import Stamp
@@ -23,6 +24,7 @@ from penstock.events.streams import StreamState
 from penstock.events.v1 import events_service_pb2
 from penstock.storage.commit_log import Advance, Entry, Transaction
 from penstock.storage.engine import Engine, Lane, Row
+from penstock.storage.isolation import Unstored
 from penstock.storage.payload import Payload
 
 T = TypeVar("T")
@@ -116,6 +118,10 @@ def grouped(placed: Sequence[Placed]) -> list[Group]:
     return groups
 
 
+class Unaccounted(Exception):
+    """Rows are neither stored nor bad: the engine reads a batch otherwise than this program does."""
+
+
 class CommitWriter:
     """Writes commits."""
 
@@ -124,7 +130,23 @@ class CommitWriter:
         self._suspects: dict[tuple[str, str], float] = {}  # streams that sent bad batches, until when
 
     async def store(self, placed: list[Placed], transaction: Transaction) -> bool:
-        """Stores the batches and appends to the log; False when some were refused and the rest must be tried again."""
+        """Stores the batches and appends to the log; False when some were refused and the rest must be tried again.
+
+        Raises Unstored, and what the engine raises.
+        """
+        try:
+            if not await self._put(placed, transaction):
+                return False
+        except (Unavailable, Overloaded, TimedOut):
+            raise
+        except Exception as error:
+            raise Unstored(str(error)) from error
+        failpoints.reached("commit.before_log")
+        await transaction.append(_entry(placed))
+        failpoints.reached("commit.before_ack")
+        return True
+
+    async def _put(self, placed: list[Placed], transaction: Transaction) -> bool:
         failpoints.reached("commit.before_insert")
         suspects = [each for each in placed if not each.keeps_good and self._is_suspect(each.batch)]
         if suspects and await self._find_bad(suspects, transaction):
@@ -142,14 +164,9 @@ class CommitWriter:
                 await self._each_form(placed, transaction, self._insert_rest)
                 stored = await self._count(placed, transaction.commit)
             if stored + bad != expected:
-                if not _make_canonical(placed):
-                    raise RuntimeError(f"the engine stored {stored} of {expected} rows and finds fault with {bad}")
-                return False
+                raise Unaccounted(f"the engine stored {stored} of {expected} rows and finds fault with {bad}")
             await self._keep_rejected(placed, transaction)
         await self._note_replays(placed, transaction)
-        failpoints.reached("commit.before_log")
-        await transaction.append(_entry(placed))
-        failpoints.reached("commit.before_ack")
         return True
 
     def _refuse_bad(self, placed: Sequence[Placed]) -> None:
@@ -251,20 +268,6 @@ def _column_payload(groups: Sequence[Group]) -> Payload:
     first = [group.placed[0] for group in groups]
     stamped = [arrow.stamped(each.batch.columns, i, each.first_offset) for i, each in enumerate(first)]
     return bronze.column_payload(arrow.alike(stamped))
-
-
-def _make_canonical(placed: Sequence[Placed]) -> bool:
-    """Writes the messages anew, as this program understands them; False when that changes none.
-
-    A message that repeats fields which must not repeat is read differently by different parsers.
-    """
-    changed = False
-    for each in placed:
-        if each.batch.message:
-            before = each.batch.message
-            each.batch.message = events_service_pb2.AppendRequest.FromString(before).SerializeToString()
-            changed = changed or each.batch.message != before
-    return changed
 
 
 def _raws(each: Placed) -> list[Raw]:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 import structlog
 
@@ -18,9 +19,11 @@ from penstock import limits
 from penstock.errors import Overloaded, PenstockError, TakenOver, TimedOut, Unavailable
 from penstock.events.batch import Batch, RowsRejected, Stored
 from penstock.events.commit import CommitWriter, Placed
+from penstock.events.isolation import Isolation
 from penstock.events.streams import Streams, StreamState, check_offset
 from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import Engine
+from penstock.storage.shares import Shares
 
 log = structlog.get_logger()
 
@@ -32,6 +35,18 @@ class Totals:
     accepted: int = 0
     rejected: int = 0
     commits: int = 0
+
+
+class Meter(Protocol):
+    """Is told what was done."""
+
+    def committed(self, rows: int, size: int) -> None:
+        """A commit of so many rows and bytes is durable."""
+        ...
+
+    def acknowledged(self, seconds: float) -> None:
+        """A batch was answered so long after it had come."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +61,16 @@ class _Attempt:
 class Committer:
     """The queue in front of the commit log, and the task behind it."""
 
-    def __init__(self, engine: Engine, commit_log: CommitLog, streams: Streams) -> None:
+    def __init__(self, engine: Engine, commit_log: CommitLog, streams: Streams, meter: Meter | None = None) -> None:
+        """`meter` is told of each commit and of each answer."""
+        self._meter = meter
         self._engine = engine
         self._writer = CommitWriter(engine)
         self._log = commit_log
         self._streams = streams
+        self._isolation = Isolation(self._commit)
         self._queue: deque[Batch] = deque()
-        self._queued_bytes = 0
+        self._bytes = Shares(limits.QUEUE_BYTES_MAX, limits.QUEUE_TENANT_BYTES_MAX)
         self._filled = asyncio.Event()
         self._room = asyncio.Condition()
         self._idle = asyncio.Event()
@@ -60,6 +78,7 @@ class Committer:
         self._task: asyncio.Task[None] | None = None
         self._closing = False
         self.totals = Totals()
+        self._totals_of: dict[str, Totals] = {}
 
     @property
     def queued_batches(self) -> int:
@@ -69,7 +88,11 @@ class Committer:
     @property
     def queued_bytes(self) -> int:
         """Their bytes, with those of the commit under way."""
-        return self._queued_bytes
+        return self._bytes.taken
+
+    def totals_of(self, tenant: str) -> Totals:
+        """What was done for the tenant."""
+        return self._totals_of.get(tenant) or Totals()
 
     def start(self) -> None:
         """Begins to commit."""
@@ -84,15 +107,13 @@ class Committer:
             self._task = None
 
     async def submit(self, batch: Batch) -> None:
-        """Queues a batch, waiting for room; its outcome comes through `batch.done`.
+        """Queues a batch, waiting until its tenant may have so much queued; its outcome comes through `batch.done`.
 
         Raises Overloaded when there is no room for QUEUE_FULL_WAIT_S_MAX, Unavailable when the server stops.
         """
-        if self._queued_bytes + batch.size > limits.QUEUE_BYTES_MAX and self._queued_bytes:
+        batch.queued_at = time.perf_counter()
+        if self._closing or not self._bytes.take(batch.origin.tenant, batch.size):
             await self._wait_for_room(batch)
-        if self._closing:
-            raise Unavailable("this server is stopping; reconnect", reason="DRAINING", retry_after_s=0.5)
-        self._queued_bytes += batch.size
         self._queue.append(batch)
         self._filled.set()
 
@@ -105,16 +126,14 @@ class Committer:
             try:
                 async with asyncio.timeout(limits.QUEUE_FULL_WAIT_S_MAX):
                     await self._room.wait_for(
-                        lambda: (
-                            self._closing
-                            or not self._queued_bytes
-                            or self._queued_bytes + batch.size <= limits.QUEUE_BYTES_MAX
-                        )
+                        lambda: self._closing or self._bytes.take(batch.origin.tenant, batch.size)
                     )
             except TimeoutError:
                 raise Overloaded(
                     "the ingest queue is full; send again later", reason="OVERLOADED", retry_after_s=1.0
                 ) from None
+        if self._closing:
+            raise Unavailable("this server is stopping; reconnect", reason="DRAINING", retry_after_s=0.5)
 
     async def _run(self) -> None:
         while True:
@@ -127,17 +146,17 @@ class Committer:
             batches = self._take()
             self._idle.clear()
             try:
-                await self._settle(batches)
+                await self._isolation.settle(batches)
             except Exception as error:
                 # A fault of this program: say so to those who wait, and go on with the next.
                 log.exception("commit failed", batches=len(batches))
                 for batch in batches:
                     self._streams.doubt(batch.origin.tenant, batch.origin.stream_id)
-                    if not batch.done.done():
-                        batch.done.set_exception(error)
+                    batch.refuse(error)
             finally:
                 self._idle.set()
-                self._queued_bytes -= sum(batch.size for batch in batches)
+                for batch in batches:
+                    self._bytes.give_back(batch.origin.tenant, batch.size)
                 async with self._room:
                     self._room.notify_all()
 
@@ -154,8 +173,11 @@ class Committer:
             size += batch.size
         return taken
 
-    async def _settle(self, batches: list[Batch]) -> None:
-        """Tries until every batch is answered: stored, refused, or given up because storage stays away."""
+    async def _commit(self, batches: Sequence[Batch]) -> None:
+        """Tries until every batch is answered: stored, refused, or given up because storage stays away.
+
+        Raises Unstored with those that are not, none of which is stored.
+        """
         deadline = time.monotonic() + limits.COMMIT_RETRY_S_MAX
         wait_s = 0.05
         unsure: _Attempt | None = None  # one whose log row may have been written
@@ -220,19 +242,31 @@ class Committer:
         return placed, refused
 
     def _answer(self, done: _Attempt) -> None:
+        for tenant in {each.batch.origin.tenant for each in done.placed}:
+            self._totals_of.setdefault(tenant, Totals()).commits += 1
         for each in done.placed:
             batch, bad = each.batch, each.bad
             if each.state is not None:
                 each.state.next_offset = each.first_offset + batch.rows
                 each.state.commit = done.commit
-            self.totals.accepted += batch.rows - len(bad)
-            self.totals.rejected += len(bad)
+            for totals in (self.totals, self._totals_of[batch.origin.tenant]):
+                totals.accepted += batch.rows - len(bad)
+                totals.rejected += len(bad)
             if bad and not batch.keep_good:
                 batch.refuse(RowsRejected(bad))
             else:
                 offset = each.first_offset if each.state is not None else 0
                 batch.store(Stored(offset, batch.rows - len(bad), bad, done.commit, done.time))
         self.totals.commits += 1
+        self._measure([each.batch for each in done.placed])
+
+    def _measure(self, batches: Sequence[Batch]) -> None:
+        if self._meter is None:
+            return
+        now = time.perf_counter()
+        self._meter.committed(sum(each.rows for each in batches), sum(each.size for each in batches))
+        for each in batches:
+            self._meter.acknowledged(now - each.queued_at)
 
 
 def _tell(refused: Sequence[tuple[Batch, PenstockError]]) -> None:

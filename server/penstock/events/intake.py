@@ -43,6 +43,8 @@ class Intake:
     ) -> Stored:
         """Stores the events in one commit. Raises RowsRejected without `keep_good`, and what the committer raises."""
         message = events_service_pb2.AppendRequest(event_rows=events_service_pb2.EventRows(events=events))
+        # What the contract does not know is no part of a row, and the engine reads some of it otherwise or not at all.
+        message.DiscardUnknownFields()
         data = message.SerializeToString()
         batch = Batch(
             origin,

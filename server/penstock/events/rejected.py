@@ -1,6 +1,7 @@
 """Rows that were not taken: listing them, and trying them again."""
 
 import asyncio
+import weakref
 from base64 import b64decode
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,7 +56,8 @@ class RejectedEvents:
         self._engine = engine
         self._log = commit_log
         self._intake = intake
-        self._replaying = asyncio.Lock()  # two calls must not both find a row waiting
+        # By tenant: two calls must not both find a row waiting.
+        self._replaying: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     async def page(
         self, tenant: str, *, reason: str, stream_id: str, replayed: bool, size: int, page_token: str
@@ -86,7 +88,7 @@ class RejectedEvents:
             wanted = [str(UUID(each)) for each in ids]
         except ValueError as error:
             raise invalid_field("rejected_ids", f"must be ids from the rejected list: {error}") from error
-        async with self._replaying:
+        async with self._replaying.setdefault(origin.tenant, asyncio.Lock()):
             rows = await self._rows(
                 origin.tenant,
                 reason=reason,

@@ -46,6 +46,10 @@ class Streams:
         """Streams that have a connection, of all tenants."""
         return sum(self._open.values())
 
+    def open_count_of(self, tenant: str) -> int:
+        """Streams of the tenant that have a connection."""
+        return self._open.get(tenant, 0)
+
     async def state(self, tenant: str, stream_id: str) -> StreamState:
         """The stream's state, read from the log where this server does not know it."""
         key = (tenant, stream_id)

@@ -1,6 +1,7 @@
 """Follows committed events: each once, in commit order."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from string import Template
@@ -11,6 +12,7 @@ from penstock.events.reader import CANONICAL_TYPE, COLUMNS, Filter
 from penstock.rpc.tokens import token, values_of
 from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import Engine, Row
+from penstock.storage.shares import Shares
 from penstock.storage.version import Version
 
 _NEXT = Template(f"""
@@ -26,7 +28,9 @@ LIMIT {{limit:UInt32}}
 """)
 # What a cleanup removed can no longer be followed.
 _CLEANED = """
-SELECT max(commit) AS cleaned FROM commits WHERE operation = 'cleanup' AND commit > {commit:Int64}
+SELECT max(commit) AS cleaned
+FROM commits
+WHERE operation = 'cleanup' AND commit > {commit:Int64} AND JSONExtractString(detail, 'tenant') = {tenant:String}
 """
 _LAST_CHARACTER = "\U0010ffff"
 
@@ -55,7 +59,7 @@ class Tails:
         self._engine = engine
         self._log = commit_log
         self._draining = draining
-        self._watchers = 0
+        self._room = Shares(limits.TAIL_WATCHERS_MAX)
 
     async def follow(
         self, tenant: str, which: Filter, resume_token: str, heartbeat_s: float
@@ -65,11 +69,11 @@ class Tails:
         Raises InvalidInput for a token that is not ours, OutOfRange for one whose rows were cleaned up, Overloaded
         at the bound of watchers.
         """
-        position = await self._start(resume_token)
-        if self._watchers >= limits.TAIL_WATCHERS_MAX:
+        position = await self._start(tenant, resume_token)
+        if not self._room.take(tenant):
             raise Overloaded("too many tails are open", reason="OVERLOADED", retry_after_s=5.0)
-        self._watchers += 1
         try:
+            said = time.monotonic()  # when the last frame was sent: commits of other tenants also end a wait
             yield None, position  # at once, so that a reader that breaks off early knows where to resume
             while not self._draining.is_set():
                 version = self._log.version
@@ -77,26 +81,29 @@ class Tails:
                 rows = await self._rows(tenant, which, position, version) if Position(head).is_behind(position) else []
                 for row in rows:
                     position = Position(row["commit"], row["stream_id"], row["offset"])
+                    said = time.monotonic()
                     yield row, position
                 if len(rows) == limits.TAIL_FETCH_ROWS:
                     continue
                 position = Position(max(head, position.commit))
-                if not await self._moved(head, heartbeat_s) and not self._draining.is_set():
+                await self._moved(head, said + heartbeat_s - time.monotonic())
+                if time.monotonic() >= said + heartbeat_s and not self._draining.is_set():
+                    said = time.monotonic()
                     yield None, position
         finally:
-            self._watchers -= 1
+            self._room.give_back(tenant)
 
-    async def _moved(self, head: int, heartbeat_s: float) -> bool:
-        moved = asyncio.ensure_future(self._log.wait_beyond(head, heartbeat_s))
+    async def _moved(self, head: int, timeout_s: float) -> None:
+        """Waits for a commit, for the server to drain, or for the time to go by."""
+        moved = asyncio.ensure_future(self._log.wait_beyond(head, max(0.0, timeout_s)))
         drained = asyncio.ensure_future(self._draining.wait())
         try:
             await asyncio.wait((moved, drained), return_when=asyncio.FIRST_COMPLETED)
-            return moved.done() and moved.result()
         finally:
             moved.cancel()
             drained.cancel()
 
-    async def _start(self, resume_token: str) -> Position:
+    async def _start(self, tenant: str, resume_token: str) -> Position:
         if not resume_token:
             return Position(self._log.head)
         wrong = invalid_field("resume_token", "is not one that this method gave", reason="INVALID_RESUME_TOKEN")
@@ -104,7 +111,7 @@ class Tails:
         position = Position(int(commit), str(stream_id), int(offset))
         if position.commit > self._log.head:
             raise wrong
-        cleaned = await self._engine.rows(_CLEANED, {"commit": position.commit})
+        cleaned = await self._engine.rows(_CLEANED, {"tenant": tenant, "commit": position.commit})
         if cleaned[0]["cleaned"]:
             raise OutOfRange(
                 f"rows behind the token may have been cleaned up in commit {cleaned[0]['cleaned']}; begin anew",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine, Hashable
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+from penstock.observation import note_cache, stage
 from penstock.storage.deadline import detached
 
 T = TypeVar("T")
@@ -27,11 +28,15 @@ class Answers(Generic[T]):
         """The answer to `key` as of `version`, computed if it is not there. Raises what `compute` raises."""
         place = (version, key)
         task = self._entries.get(place)
+        note_cache(hit=task is not None and task.done())
         if task is None:
             task = self._entries[place] = self._begin(place, compute)
         else:
             self._entries.move_to_end(place)
-        return task.result() if task.done() else await asyncio.shield(task)
+        if task.done():
+            return task.result()
+        with stage("compute"):
+            return await asyncio.shield(task)
 
     def _begin(
         self, place: tuple[Hashable, Hashable], compute: Callable[[], Coroutine[Any, Any, T]]

@@ -20,6 +20,7 @@ from penstock import limits
 from penstock.errors import Overloaded
 from penstock.kpis.features import FeatureReader, users_sql
 from penstock.storage.engine import Engine, Row
+from penstock.storage.shares import Shares
 from penstock.storage.version import Version
 
 END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # https://arrow.apache.org/docs/format/Columnar.html
@@ -56,19 +57,16 @@ class FeatureExport:
     def __init__(self, engine: Engine, features: FeatureReader) -> None:
         self._engine = engine
         self._features = features
-        self._open = 0
+        self._open = Shares(limits.FEATURE_EXPORTS_MAX + 1, limits.FEATURE_EXPORTS_MAX)
 
     async def pieces(self, tenant: str, version: Version, active_since: datetime | None) -> AsyncGenerator[bytes, None]:
         """The stream in pieces of at most FEATURE_EXPORT_BYTES; the schema's metadata says what it is of.
 
-        Only users with an event at or after `active_since`. Raises Overloaded when FEATURE_EXPORTS_MAX are under way,
-        and as the reader.
+        Only users with an event at or after `active_since`. Raises Overloaded when FEATURE_EXPORTS_MAX of the
+        tenant are under way, or fewer beside others', and as the reader.
         """
-        if self._open >= limits.FEATURE_EXPORTS_MAX:
-            raise Overloaded(
-                f"{limits.FEATURE_EXPORTS_MAX} exports are under way", reason="OVERLOADED", retry_after_s=5.0
-            )
-        self._open += 1
+        if not self._open.take(tenant):
+            raise Overloaded("too many exports are under way", reason="OVERLOADED", retry_after_s=5.0)
         try:
             held = bytearray()
             async with contextlib.aclosing(self._messages(tenant, version, active_since)) as messages:
@@ -80,7 +78,7 @@ class FeatureExport:
             for piece in _cut(held, keep=0):
                 yield piece
         finally:
-            self._open -= 1
+            self._open.give_back(tenant)
 
     async def _messages(
         self, tenant: str, version: Version, active_since: datetime | None

@@ -19,6 +19,7 @@ from string import Template
 from penstock import limits
 from penstock.errors import NotFound
 from penstock.kpis.answers import Answers
+from penstock.kpis.nothing import why_nothing
 from penstock.settings import Settings
 from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import Engine, Row
@@ -282,8 +283,7 @@ class FeatureReader:
     async def _read_aggregate(self, tenant: str, version: Version) -> Features:
         population = await self.population(tenant, version)
         if population is None:
-            waiting = not version.gold.run and self._log.last_append
-            reason = "the first events are not processed yet" if waiting else "no events yet"
+            reason = await why_nothing(self._engine, tenant, version, "no events yet")
             return Features(AggregateFeatures(None, None, None, None, 0, 0), None, self.currency, reason)
         bounds = {
             "tenant": tenant,

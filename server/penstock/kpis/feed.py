@@ -16,6 +16,7 @@ from penstock.kpis.reader import KpiReader
 from penstock.kpis.windows import Freshness, Latest, Scope, Snapshot
 from penstock.storage.commit_log import CommitLog
 from penstock.storage.deadline import detached
+from penstock.storage.shares import Shares
 
 HEARTBEAT_INTERVALS = 3
 
@@ -48,7 +49,7 @@ class KpiFeed:
     def __init__(self, reader: KpiReader, log: CommitLog, watchers_max: int = limits.KPI_WATCHERS_MAX) -> None:
         self._reader = reader
         self._log = log
-        self._watchers_max = watchers_max
+        self._room = Shares(2 * watchers_max, watchers_max)
         self._watchers = 0
         self._moved = asyncio.Condition()
         self._closing = asyncio.Event()
@@ -64,10 +65,8 @@ class KpiFeed:
 
         The last frame is Failed or Ended. Raises Overloaded instead of the first frame when too many watch already.
         """
-        if self._watchers >= self._watchers_max:
-            raise Overloaded(
-                f"{self._watchers_max} watches are open already", reason="TOO_MANY_WATCHERS", retry_after_s=interval_s
-            )
+        if not self._room.take(scope.tenant):
+            raise Overloaded("too many watches are open already", reason="TOO_MANY_WATCHERS", retry_after_s=interval_s)
         if self._follower is None and not self._closing.is_set():
             self._follower = detached(self._follow())
         self._watchers += 1
@@ -79,6 +78,7 @@ class KpiFeed:
             yield Failed(error)
         finally:
             self._watchers -= 1
+            self._room.give_back(scope.tenant)
 
     async def close(self) -> None:
         """Ends all watches: each gets Ended as soon as it comes for a frame. Later watches get only that."""

@@ -88,7 +88,7 @@ class Outlooks:
         async def judge() -> JudgedSeries:
             series = await self._series(target, limit + PAST_WINDOWS)
             judging = partial(detect, _regular(series), method, sensitivity, alert=alert, limit=limit)
-            found = await self._workers.run(judging, timeout_s=limits.UNARY_DEADLINE_S)
+            found = await self._workers.run(judging, timeout_s=limits.UNARY_DEADLINE_S, tenant=target.tenant)
             starts = [point.start for point in series.points][-limit:]
             return JudgedSeries(metric, starts, found, series.reason or found.reason)
 
@@ -101,7 +101,9 @@ class Outlooks:
 
         async def look_ahead() -> ForecastSeries:
             series = await self._series(target, forecasts.PAST_MAX)
-            ahead = await self._workers.run(forecast, _regular(series), horizon, timeout_s=limits.HEAVY_DEADLINE_S)
+            ahead = await self._workers.run(
+                forecast, _regular(series), horizon, timeout_s=limits.HEAVY_DEADLINE_S, tenant=target.tenant
+            )
             last = series.points[-1].start if series.points else target.until
             starts = [last + step * target.length for step in range(1, len(ahead.points) + 1)]
             return ForecastSeries(metric, starts, ahead, series.reason or ahead.reason)

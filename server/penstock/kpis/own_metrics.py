@@ -77,6 +77,11 @@ class Catalogs:
                 known = await self._refreshed(tenant)
         return known.catalog
 
+    def newest(self, tenant: str) -> int | None:
+        """Names the state of the tenant's catalogue; None where it has to be read first, see `of`."""
+        known = self._known.get(tenant)
+        return known.newest if known is not None and self._is_current(known) else None
+
     async def create(self, tenant: str, declared: Declaration) -> Metric:
         """Adds a metric; one that is there already and equal is answered as it is.
 

@@ -134,10 +134,10 @@ class QualityReader:
         engine: Engine,
         log: CommitLog,
         settings: Settings,
-        freshness: Callable[[Gold], Awaitable[Freshness]],
+        freshness: Callable[[str, Gold], Awaitable[Freshness]],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`freshness` tells how far gold is behind."""
+        """`freshness` tells how far gold is behind with a tenant's events."""
         self._engine = engine
         self._log = log
         self._freshness = freshness
@@ -169,7 +169,7 @@ class QualityReader:
                 ),
                 scope,
             ),
-            self._freshness(version.gold),
+            self._freshness(tenant, version.gold),
         )
         row = counted[0]
         newest = row["newest"] if row["events"] else await self._newest(version, scope)

@@ -10,6 +10,7 @@ from enum import Enum
 from itertools import pairwise
 from math import isfinite
 from typing import TypeAlias
+from weakref import WeakValueDictionary
 from zoneinfo import ZoneInfo
 
 from penstock import limits
@@ -21,6 +22,7 @@ from penstock.kpis.fields import dimension
 from penstock.kpis.formula import Comparison, Value
 from penstock.kpis.grain import Grain, Windows, shifted, windows
 from penstock.kpis.moment import seen
+from penstock.kpis.nothing import why_nothing
 from penstock.kpis.own_metrics import Catalogs
 from penstock.kpis.ranges import Compare, Range, distance
 from penstock.kpis.rows import Key
@@ -95,6 +97,9 @@ class KpiQueries:
         self._currency = currency
         self._answers: Answers[Answer] = Answers(limits.KPI_QUERY_ANSWERS_MAX)
         self._slots = asyncio.Semaphore(limits.KPI_QUERIES_AT_ONCE)
+        # One slot less for each tenant, which waits here for its own: so of many queries of one tenant few stand in the
+        # line that all wait in, and they never have all slots. A turn is there for as long as somebody wants it.
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     async def answer(self, query: Query, version: Version) -> Answer:
         """The answer as of `version`.
@@ -122,10 +127,22 @@ class KpiQueries:
             back = distance(query.compare, query.covered, query.grain, zone)
             wanted.append(replace(chosen, windows=spans.moved(lambda moment: shifted(moment, back, zone, -1))))
         need = catalog.need(query.metrics)
-        async with self._slots:
+        async with self._turn(query.tenant), self._slots:
             parts = await asyncio.gather(*(self._part(each, need, query) for each in wanted))
         size = max(len(part.aggregates) for part in parts)
-        return await rows.apart(size, _assembled, query, catalog, spans, parts, version)
+        reason = "" if parts[0].aggregates else await self._reason(query, version)
+        return await rows.apart(size, _assembled, query, catalog, spans, parts, version.commit, reason)
+
+    def _turn(self, tenant: str) -> asyncio.Semaphore:
+        turn = self._turns.get(tenant)
+        if turn is None:
+            turn = self._turns[tenant] = asyncio.Semaphore(limits.KPI_QUERIES_AT_ONCE - 1)
+        return turn
+
+    async def _reason(self, query: Query, version: Version) -> str:
+        """Why there are no rows."""
+        passing = " that pass the filters" if query.filters else ""
+        return await why_nothing(self._engine, query.tenant, version, f"no events in this range{passing}")
 
     async def _part(self, selection: Selection, need: Need, query: Query) -> "_Part":
         """The aggregates of one selection, and of windows without events where they are filled in."""
@@ -197,7 +214,9 @@ def _fill(found: dict[Key, rows.Values], selection: Selection) -> None:
                 found.setdefault((number, split), {})
 
 
-def _assembled(query: Query, catalog: Catalog, spans: Windows, parts: Sequence[_Part], version: Version) -> Answer:
+def _assembled(
+    query: Query, catalog: Catalog, spans: Windows, parts: Sequence[_Part], version: int, reason: str
+) -> Answer:
     figures = [_figures(query, catalog, part) for part in parts]
     previous = figures[1] if len(figures) > 1 else {}
     made = [
@@ -210,7 +229,7 @@ def _assembled(query: Query, catalog: Catalog, spans: Windows, parts: Sequence[_
     totals = [_shown(catalog.values(query.metrics, part.total, part.total)) for part in parts]
     there_before = len(parts) > 1 and (bool(parts[1].there) or query.fill is Fill.ZERO)
     total = _row(spans.start, spans.end, (), totals[0], totals[1] if there_before else {})
-    return Answer(made, total, parts[0].currency, version.commit, "" if made else _reason(query, version))
+    return Answer(made, total, parts[0].currency, version, reason)
 
 
 def _figures(query: Query, catalog: Catalog, part: _Part) -> dict[Key, Figures]:
@@ -241,9 +260,3 @@ def _sorting(order: Order, dimensions: Sequence[str]) -> Callable[[Row], tuple[b
         return lambda row: (True, row.dimensions[place])
     last = not order.descending
     return lambda row: (last, 0.0) if order.by not in row.values else (not last, row.values[order.by])
-
-
-def _reason(query: Query, version: Version) -> str:
-    if not version.gold.run:
-        return "the first events are not processed yet" if version.commit else "no events yet"
-    return "no events in this range that pass the filters" if query.filters else "no events in this range"

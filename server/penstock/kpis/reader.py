@@ -14,6 +14,7 @@ from penstock.kpis import rows
 from penstock.kpis.answers import Answers
 from penstock.kpis.catalog import Catalog
 from penstock.kpis.formula import Comparison
+from penstock.kpis.freshness import FreshnessReader
 from penstock.kpis.grain import MICROS, Windows
 from penstock.kpis.moment import Moment, Moments
 from penstock.kpis.series import END_OF_TIME, MINUTE, newest_minute, reason
@@ -48,12 +49,6 @@ WHERE tenant = {{tenant:String}} AND {visible} AND ({{site_id:String}} = '' OR s
 GROUP BY event_type
 ORDER BY event_type
 """
-# The log is of all tenants, and so is how far the pipeline came.
-_OLDEST_UNPROCESSED = """
-SELECT toUnixTimestamp64Micro(minOrNull(time)) AS oldest
-FROM commits
-WHERE commit > {processed:Int64} AND commit <= {head:Int64} AND operation = 'append'
-"""
 
 
 class KpiReader:
@@ -68,7 +63,6 @@ class KpiReader:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
-        self._log = log
         self._currency = settings.currency
         self._catalog = catalog
         self._aggregates = catalog.need(WINDOW_METRICS).aggregates
@@ -76,7 +70,7 @@ class KpiReader:
         self._moments = Moments(log, clock)
         self._latest: Answers[Latest] = Answers(limits.KPI_ANSWERS_MAX)
         self._snapshots: dict[Scope, Snapshot] = {}  # the same object while nothing changes
-        self._oldest_unprocessed: Answers[float | None] = Answers(1)
+        self._freshness = FreshnessReader(engine, log, clock)
 
     async def latest(self, scope: Scope, at: Moment | None = None) -> Latest:
         """The window of `scope.minutes` that ends with the newest minute that has events, now or as of a moment.
@@ -95,30 +89,24 @@ class KpiReader:
         """The latest window, and how fresh exactly that answer is at this moment."""
         latest = await self.latest(scope, at)
         if at is None or not at.past:
-            freshness = await self.freshness(latest.gold)
+            freshness = await self._freshness.now(scope.tenant, latest.gold)
             snapshot = self._snapshots.get(scope)
             if snapshot is None or snapshot.latest is not latest or snapshot.freshness != freshness:
                 snapshot = self._snapshots[scope] = Snapshot(latest, freshness)
                 if len(self._snapshots) > limits.KPI_ANSWERS_MAX:
                     del self._snapshots[next(iter(self._snapshots))]
             return snapshot
-        oldest = await self._read_oldest(latest.gold.last_commit, at.version.commit)
-        return Snapshot(latest, _fresh(latest.gold, oldest, at.now))
+        return Snapshot(latest, await self._freshness.then(scope.tenant, at.version))
 
-    async def freshness(self, gold: Gold) -> Freshness:
-        """How fresh `gold` is now; from memory unless there is a lag, and then one statement for each version."""
-        oldest = None
-        if self._log.last_append > gold.last_commit:
-            processed = gold.last_commit
-            oldest = await self._oldest_unprocessed.get(
-                processed, None, lambda: self._read_oldest(processed, self._log.head)
-            )
-        return _fresh(gold, oldest, self._clock())
+    async def freshness(self, tenant: str, gold: Gold) -> Freshness:
+        """How fresh `gold` is for the tenant now."""
+        return await self._freshness.now(tenant, gold)
 
     async def _read_latest(self, scope: Scope, version: Version, minute: int) -> Latest:
         newest = await self._newest_minute(scope, version, minute)
         if newest is None:
-            return Latest(None, {}, reason(version, scope.site_id), version.gold)
+            why = await reason(self._engine, scope.tenant, scope.site_id, version)
+            return Latest(None, {}, why, version.gold)
         end = newest + MINUTE
         start = max(0, end - scope.minutes * MINUTE)
         selection = Selection(
@@ -146,15 +134,6 @@ class KpiReader:
             if newest is not None:
                 return newest
         return None
-
-    async def _read_oldest(self, processed: int, head: int) -> float | None:
-        bounds = {"processed": processed, "head": head}
-        oldest = (await self._engine.rows(_OLDEST_UNPROCESSED, bounds))[0]["oldest"]
-        return None if oldest is None else oldest / 1e6
-
-
-def _fresh(gold: Gold, oldest: float | None, now: float) -> Freshness:
-    return Freshness(gold.time, max(0.0, now - oldest) if oldest is not None else 0.0, gold.last_commit)
 
 
 def _of(scope: Scope) -> dict[str, str]:

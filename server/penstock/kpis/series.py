@@ -15,6 +15,7 @@ from penstock.kpis.fields import Source
 from penstock.kpis.formula import Aggregate, Comparison, Function, Value
 from penstock.kpis.grain import MICROS, Even
 from penstock.kpis.moment import seen
+from penstock.kpis.nothing import why_nothing
 from penstock.kpis.own_metrics import Catalogs
 from penstock.kpis.sources import Filter, Selection
 from penstock.storage.engine import Engine, Row
@@ -124,7 +125,11 @@ class SeriesReader:
         declared = catalog.metric(metric)
         samples = await self.samples(catalog, [metric], Span(tenant, site, length, limit, until, gaps), version)
         points = [_point(catalog, metric, sample) for sample in samples]
-        return Series(declared, length, points, "" if points else reason(version, site))
+        return Series(declared, length, points, "" if points else await self.reason(tenant, site, version))
+
+    async def reason(self, tenant: str, site: str, version: Version) -> str:
+        """Why there are no windows."""
+        return await reason(self._engine, tenant, site, version)
 
     async def samples(self, catalog: Catalog, metrics: Sequence[str], span: Span, version: Version) -> list[Sample]:
         """The windows of some metrics of the catalogue, oldest first."""
@@ -221,11 +226,9 @@ def _point(catalog: Catalog, metric: str, sample: Sample) -> Point:
     return Point(sample.start, _float(sample.values[metric]), _float(numerator), _float(denominator), sample.empty)
 
 
-def reason(version: Version, site: str) -> str:
+async def reason(engine: Engine, tenant: str, site: str, version: Version) -> str:
     """Why there are no windows."""
-    if not version.gold.run:
-        return "the first events are not processed yet" if version.commit else "no events yet"
-    return "no events of this site yet" if site else "no events yet"
+    return await why_nothing(engine, tenant, version, "no events of this site yet" if site else "no events yet")
 
 
 def _float(value: Value) -> float | None:

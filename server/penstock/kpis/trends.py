@@ -13,7 +13,7 @@ from penstock.kpis.catalog import Catalog, Metric, Unit
 from penstock.kpis.formula import Formula
 from penstock.kpis.moment import Moment
 from penstock.kpis.own_metrics import Catalogs
-from penstock.kpis.series import MINUTE, Sample, SeriesReader, Span, reason
+from penstock.kpis.series import MINUTE, Sample, SeriesReader, Span
 from penstock.kpis.trend import Trend, mann_kendall
 from penstock.kpis.windows import (
     ConversionPoint,
@@ -80,7 +80,7 @@ class TrendReader:
                 len(values),
                 await _course(values),
                 self._currency if declared.unit is Unit.CURRENCY else "",
-                "" if points else reason(at.version, scope.site_id),
+                "" if points else await self._series.reason(scope.tenant, scope.site_id, at.version),
             )
 
         return await self._answers.get(_version(at), (scope, limit, declared, made_of), read)
@@ -98,7 +98,7 @@ class TrendReader:
                 fmean(rates) if rates else None,
                 len(rates),
                 await _course(rates),
-                "" if points else reason(at.version, scope.site_id),
+                "" if points else await self._series.reason(scope.tenant, scope.site_id, at.version),
             )
 
         return await self._conversion.get(_version(at), (scope, limit), read)
@@ -117,7 +117,7 @@ class TrendReader:
                 total / len(points) if points else None,
                 await _course([float(point.gmv) for point in points]),
                 self._currency,
-                "" if points else reason(at.version, scope.site_id),
+                "" if points else await self._series.reason(scope.tenant, scope.site_id, at.version),
             )
 
         return await self._revenue.get(_version(at), (scope, limit), read)

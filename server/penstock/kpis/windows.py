@@ -53,11 +53,11 @@ class Latest:
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """How far gold is behind what was committed."""
+    """How far gold is behind what was committed of one tenant's events."""
 
-    last_update: datetime | None  # None before the first run
-    lag_seconds: float  # age of the oldest commit of events that is not in gold
-    commit: int  # the newest commit in gold
+    last_update: datetime | None  # by the last run that had rows of it; None before the first
+    lag_seconds: float  # age of its oldest commit that is not in gold
+    commit: int  # its newest commit in gold; 0 without one
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ from penstock.storage.engine import Engine
 
 log = structlog.get_logger()
 
+INTERNAL = "INTERNAL"  # the reason of what is a fault of this program
+
 
 class Attempts:
     """One run under way: what is known of it so far, and whether it should stop."""
@@ -30,13 +32,14 @@ class Attempts:
         stop: asyncio.Event,
         last_try: asyncio.Event,
         on_progress: Callable[[Run], None],
+        caller: str = "",
     ) -> None:
         """`stop` ends the run at its next check; once `last_try` is set, it is not tried again."""
         self._engine = engine
         self._stop = stop
         self._last_try = last_try
         self._on_progress = on_progress
-        self.run = Run(start_time=datetime.now(UTC), trigger=trigger, state=State.RUNNING)
+        self.run = Run(start_time=datetime.now(UTC), trigger=trigger, state=State.RUNNING, caller=caller)
 
     def note(self, **changes: object) -> None:
         """Brings what is known up to date."""
@@ -60,7 +63,9 @@ class Attempts:
             await self._finish(started, State.CANCELLED)
             raise Unavailable("the run was stopped", reason="RUN_STOPPED", retry_after_s=1.0) from None
         except Exception as error:
-            await self._finish(started, State.FAILED, str(error) or type(error).__name__)
+            reason = error.reason if isinstance(error, PenstockError) else INTERNAL
+            log.warning("a run failed", reason=reason, error=str(error) or type(error).__name__)
+            await self._finish(started, State.FAILED, reason)
             raise
         return await self._finish(started, State.SUCCEEDED) if found else None
 

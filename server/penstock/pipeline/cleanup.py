@@ -20,13 +20,13 @@ from typing import TypeVar
 import structlog
 
 from penstock import limits
-from penstock.errors import Conflict, PenstockError
+from penstock.errors import Conflict, PenstockError, TimedOut
 from penstock.pipeline.purge import Progress, Purger
 from penstock.pipeline.runner import FOLLOWER_INTERVAL_S, PipelineRunner
 from penstock.pipeline.visits import QUARTER_S
 from penstock.settings import Settings
 from penstock.storage.commit_log import CommitLog, Entry
-from penstock.storage.deadline import detached
+from penstock.storage.deadline import detached, within
 from penstock.storage.engine import Engine, Lane
 from penstock.storage.removals import detail_of
 from penstock.storage.version import Cut, Version
@@ -34,6 +34,8 @@ from penstock.storage.version import Cut, Version
 log = structlog.get_logger()
 
 T = TypeVar("T")
+
+SERVER = ""  # whose work it is that no tenant asked for
 
 _GOLD = ("gold_kpis", "gold_events", "gold_visits")
 
@@ -93,7 +95,7 @@ class _Found:
 
 
 class Cleaner:
-    """Runs one cleanup at a time, and by itself deletes from disk what is due."""
+    """Runs one cleanup at a time, each tenant's in its turn, and by itself deletes from disk what is due."""
 
     def __init__(
         self,
@@ -108,7 +110,9 @@ class Cleaner:
         self._runner = runner
         self._clock = clock
         self._purger = Purger(engine, log, timedelta(days=settings.travel_days), clock)
-        self._task: asyncio.Task[object] | None = None
+        self._turn = asyncio.Lock()
+        self._whose: set[str] = set()  # that wait for their turn, or have it
+        self._task: asyncio.Task[object] | None = None  # that has it, or had it last
         self._loop: asyncio.Task[None] | None = None
 
     @property
@@ -119,8 +123,7 @@ class Cleaner:
     async def run(self, tenant: str, retention: Retention, *, dry_run: bool, purge: bool = False) -> Cleaned:
         """Removes what is too old, or with `dry_run` only counts it; with `purge` deletes all that was removed at once.
 
-        Once begun, a cleanup is finished even when its caller goes away. Raises Conflict (RUN_IN_PROGRESS) when one is
-        under way.
+        Once begun, a cleanup is finished even when its caller goes away. Raises as `alone`.
         """
         started = time.perf_counter()
         if dry_run:
@@ -128,29 +131,48 @@ class Cleaner:
             done = self._cleaned(tenant, found, 0, dry_run=True)
         else:
             self._log.check_leads()
-            done = await self.alone(self._clean(tenant, retention, purge=purge))
+            done = await self.alone(tenant, self._clean(tenant, retention, purge=purge))
         return replace(done, duration_ms=(time.perf_counter() - started) * 1e3)
 
     async def purge_due(self) -> None:
-        """Ends purges that began, and deletes what was removed longer ago than the travel time.
-
-        Raises Conflict (RUN_IN_PROGRESS) when a cleanup is under way.
-        """
+        """Ends purges that began, and deletes what was removed longer ago than the travel time. Raises as `alone`."""
         self._log.check_leads()
-        await self.alone(self._purger.purge_due())
+        await self.alone(SERVER, self._purger.purge_due())
 
-    async def alone(self, work: Coroutine[object, object, T]) -> T:
-        """Does `work`, which removes rows, to its end even when the caller goes away.
+    async def alone(self, whose: str, work: Coroutine[object, object, T]) -> T:
+        """Does `work`, which removes rows of the tenant `whose`, to its end even when the caller goes away.
 
-        Raises Conflict (RUN_IN_PROGRESS) when a cleanup, or other such work, is under way.
+        Such work is done one after the other. Of one tenant a second is refused while the first waits or is under way:
+        Conflict (RUN_IN_PROGRESS). What others do is waited for, in line; TimedOut when the caller's deadline passes
+        before its turn.
         """
-        if self._task is not None and not self._task.done():
+        if whose in self._whose:
             work.close()
-            raise Conflict("another cleanup is under way, or a user is being forgotten", reason="RUN_IN_PROGRESS")
+            raise Conflict("another cleanup, or forgetting of a user, is under way", reason="RUN_IN_PROGRESS")
+        self._whose.add(whose)
+        try:
+            await self._take_turn()
+        except BaseException:
+            self._whose.discard(whose)
+            work.close()
+            raise
         task = detached(work)
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        task.add_done_callback(lambda done: self._give_turn(whose, done))
         self._task = task
         return await asyncio.shield(task)
+
+    async def _take_turn(self) -> None:
+        try:
+            async with asyncio.timeout(within(limits.HEAVY_DEADLINE_S)):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise TimedOut("other work on what is stored went on for too long", reason="DEADLINE_EXCEEDED") from None
+
+    def _give_turn(self, whose: str, done: asyncio.Task[T]) -> None:
+        self._whose.discard(whose)
+        self._turn.release()
+        if not done.cancelled():
+            done.exception()  # seen, should nobody wait for it any more
 
     def start(self) -> None:
         """Begins to look for what is due, now and from then on."""

@@ -127,8 +127,8 @@ class DiffReader:
             older, newer = Moment(int(first)), Moment(int(second))
         if older.is_now:
             raise invalid_field("from_version", "or from_timestamp is required", reason="INVALID_VERSION")
-        before = await resolve(self._log, tenant, older, ("from_version", "from_timestamp"))
-        after = await resolve(self._log, tenant, newer, ("to_version", "to_timestamp"))
+        before = await resolve(self._engine, self._log, tenant, older, ("from_version", "from_timestamp"))
+        after = await resolve(self._engine, self._log, tenant, newer, ("to_version", "to_timestamp"))
         if before.commit > after.commit:
             raise _wrong_way_round(before, after)
         if table.name != "gold":

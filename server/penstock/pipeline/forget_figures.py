@@ -23,6 +23,7 @@ from penstock.pipeline.daily import DailyCalculator
 from penstock.pipeline.person import Forgetting
 from penstock.pipeline.runs import Trigger
 from penstock.pipeline.sessionizer import last_done
+from penstock.pipeline.tenants import streams_of
 from penstock.pipeline.versions import Versions
 from penstock.storage.commit_log import CommitLog, Entry
 from penstock.storage.engine import Engine, Lane
@@ -129,7 +130,7 @@ async def process_again(
     for build in (gold.build_kpis, gold.build_events, visits.build):
         await build(engine, batch)
     await versions.written(version)
-    await versions.publish(version, run_entry(batch, made))
+    await versions.publish(version, run_entry(batch, forgetting.person.tenant, sum(made.values())))
 
 
 async def rebuild_days(engine: Engine, daily: DailyCalculator, forgetting: Forgetting) -> None:
@@ -149,11 +150,16 @@ async def rebuild_days(engine: Engine, daily: DailyCalculator, forgetting: Forge
             await daily.replace(tenant, day, events=forgetting.other_events, sessions=f"NOT {forgetting.sessions}")
 
 
-def run_entry(batch: Batch, rows: int) -> Entry:
-    """The log row of a run that reads no commits: the next run of events begins where it would have."""
-    detail = {"trigger": Trigger.CALL.value}
+def run_entry(batch: Batch, tenant: str, rows: int) -> Entry:
+    """The log row of a tenant's run that reads no commits: the next run of events begins where it would have."""
     return Entry(
-        "etl", run=batch.run, first_commit=batch.first_commit, last_commit=batch.last_commit, rows=rows, detail=detail
+        "etl",
+        run=batch.run,
+        first_commit=batch.first_commit,
+        last_commit=batch.last_commit,
+        rows=rows,
+        detail={"trigger": Trigger.CALL.value, "caller": tenant},
+        streams=streams_of({tenant: rows}),
     )
 
 

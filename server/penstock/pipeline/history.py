@@ -8,6 +8,8 @@ from typing import Any
 from penstock import limits
 from penstock.errors import invalid_field
 from penstock.pipeline.runs import Trigger
+from penstock.pipeline.tenants import APPENDED, CHANGED, RAN
+from penstock.rpc.principal import DEFAULT_TENANT
 from penstock.rpc.tokens import token, values_of
 from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import Engine, Row
@@ -17,15 +19,13 @@ _REMOVED = (
     "operation IN ('cleanup', 'forgotten') AND JSONExtractString(detail, 'tenant') = {{tenant:String}}"
     " AND JSONExtractUInt(detail, 'removed', '{table}') > 0"
 )
-_APPENDED = "operation = 'append' AND rows > 0 AND has(streams.tenant, {tenant:String})"
 # A run that found nothing but duplicates changes nothing; one of sessions counts no rows.
-_RUN = "operation = 'etl' AND run > 0 AND rows > 0"
-_SESSIONS = "operation = 'etl' AND position(detail, '\"sessions\"') > 0"
+_SESSIONS = f"{RAN} AND position(detail, '\"sessions\"') > 0"
 _DAY = "operation = 'daily' AND JSONExtractString(detail, 'tenant') = {tenant:String}"
 _CHANGES: Mapping[str, tuple[str, str]] = {
-    "bronze": (_APPENDED, "bronze_events"),
-    "silver": (_RUN, "silver_events"),
-    "gold": (_RUN, "gold_kpis"),
+    "bronze": (APPENDED, "bronze_events"),
+    "silver": (CHANGED, "silver_events"),
+    "gold": (CHANGED, "gold_kpis"),
     "sessions": (_SESSIONS, "sessions"),
     "daily": (_DAY, "daily_metrics"),
 }
@@ -51,7 +51,7 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One version of a table."""
+    """One version of a table, as far as it is the tenant's."""
 
     version: int
     time: datetime
@@ -99,14 +99,15 @@ class HistoryReader:
             {"tenant": tenant, "before": before, "oldest": oldest, "limit": size + 1},
         )
         next_token = token(f"history:{table}", [rows[size - 1]["commit"]]) if len(rows) > size else ""
-        return HistoryPage([_change(row, stored) for row in rows[:size]], self._log.head, oldest, next_token)
+        changes = [_change(row, stored, tenant) for row in rows[:size]]
+        return HistoryPage(changes, self._log.head, oldest, next_token)
 
 
-def _change(row: Row, stored: str) -> Change:
+def _change(row: Row, stored: str, tenant: str) -> Change:
     detail: dict[str, Any] = parsed(row["detail"])
     streams = [Moved(stream_id, accepted, rejected) for _, stream_id, accepted, rejected in row["mine"]]
     rows, rejected = row["rows"], row["rejected"]
-    if row["operation"] == "append":  # of this tenant alone
+    if streams:  # of this tenant alone
         rows, rejected = sum(s.accepted for s in streams), sum(s.rejected for s in streams)
     if row["operation"] in ("cleanup", "forgotten"):
         rows = detail["removed"][stored]
@@ -123,9 +124,17 @@ def _change(row: Row, stored: str) -> Change:
         run=row["run"],
         first_commit=row["first_commit"] if reads else 0,
         last_commit=last_commit if reads else 0,
-        streams=streams,
-        trigger=Trigger(detail["trigger"]) if "trigger" in detail else None,
+        streams=streams if row["operation"] == "append" else [],
+        trigger=_trigger(detail, tenant),
         event_type=detail.get("event_type", ""),
         cutoff=datetime.strptime(cutoff, "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC) if cutoff else None,
         date=detail.get("date", ""),
     )
+
+
+def _trigger(detail: dict[str, Any], tenant: str) -> Trigger | None:
+    """Who asked for a run: of another tenant's calls nobody is told, and its runs come as by themselves."""
+    if "trigger" not in detail:
+        return None
+    called = Trigger(detail["trigger"]) is Trigger.CALL and detail.get("caller", DEFAULT_TENANT) == tenant
+    return Trigger.CALL if called else Trigger.LOOP

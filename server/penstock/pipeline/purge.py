@@ -24,6 +24,7 @@ log = structlog.get_logger()
 class Progress:
     """How far a purge is."""
 
+    tenant: str
     table: str
     done: int  # tables
     total: int
@@ -45,16 +46,28 @@ class Purger:
         return removal.time + self._travel
 
     async def purge_due(self) -> None:
-        """Ends what began, and deletes what is due, of every tenant."""
-        await self._end_begun()
+        """Ends what began, and deletes what is due, of every tenant.
+
+        One of which it fails does not hold up the others; it raises afterwards what failed last.
+        """
         now = self._clock()
-        due = {each.tenant: each.commit for each in self._log.removals.on_disk if self.due_time(each) <= now}
-        for tenant, through in due.items():
-            await self._purge(tenant, through)
+        failure: Exception | None = None
+        for tenant in dict.fromkeys(each.tenant for each in self._log.removals.on_disk):
+            try:
+                await self._end_begun(tenant)
+                removals = self._log.removals.on_disk
+                due = [each.commit for each in removals if each.tenant == tenant and self.due_time(each) <= now]
+                if due:
+                    await self._purge(tenant, due[-1])
+            except Exception as error:
+                log.warning("a purge failed", tenant=tenant, error=str(error) or type(error).__name__)
+                failure = error
+        if failure is not None:
+            raise failure
 
     async def purge_all(self, tenant: str) -> None:
         """Deletes all that was removed of one tenant, due or not."""
-        await self._end_begun()
+        await self._end_begun(tenant)
         removed = [each.commit for each in self._log.removals.on_disk if each.tenant == tenant]
         if removed:
             await self._purge(tenant, removed[-1])
@@ -62,23 +75,24 @@ class Purger:
     async def _purge(self, tenant: str, through: int) -> None:
         async with self._log.transaction() as transaction:
             await transaction.append(Entry("purge", detail={"tenant": tenant, "through": through}))
-        await self._end_begun()
+        await self._end_begun(tenant)
 
-    async def _end_begun(self) -> None:
-        tenants = {removal.tenant: removal.commit for removal in self._log.removals.begun()}
-        for tenant, through in tenants.items():
-            removals = [each for each in self._log.removals.begun() if each.tenant == tenant]
-            rows = await self._delete(cut for removal in removals for cut in removal.cuts)
-            log.info("deleted what cleanups removed", tenant=tenant, through=through, rows=rows)
-            async with self._log.transaction() as transaction:
-                await transaction.append(Entry("purged", rows=rows, detail={"tenant": tenant, "through": through}))
+    async def _end_begun(self, tenant: str) -> None:
+        removals = [each for each in self._log.removals.begun() if each.tenant == tenant]
+        if not removals:
+            return
+        through = removals[-1].commit
+        rows = await self._delete(tenant, (cut for removal in removals for cut in removal.cuts))
+        log.info("deleted what cleanups removed", tenant=tenant, through=through, rows=rows)
+        async with self._log.transaction() as transaction:
+            await transaction.append(Entry("purged", rows=rows, detail={"tenant": tenant, "through": through}))
 
-    async def _delete(self, cuts: Iterable[Cut]) -> int:
+    async def _delete(self, tenant: str, cuts: Iterable[Cut]) -> int:
         deleted = 0
         conditions = conditions_of(without_covered(cuts))
         try:
             for done, (table, condition) in enumerate(conditions.items()):
-                self.progress = Progress(table, done, len(conditions))
+                self.progress = Progress(tenant, table, done, len(conditions))
                 count = f"SELECT count() AS n FROM {table} WHERE {condition}"
                 rows = int((await self._engine.rows(count, lane=Lane.PIPELINE))[0]["n"])
                 # A deletion rewrites the parts that it touches.

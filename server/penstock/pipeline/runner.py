@@ -9,22 +9,24 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 
 import structlog
 
 from penstock import failpoints, limits
-from penstock.errors import Conflict, PenstockError, Unavailable
+from penstock.errors import Conflict, Overloaded, PenstockError, TimedOut, Unavailable
 from penstock.pipeline import gold, silver, visits
+from penstock.pipeline.asked import Asked
 from penstock.pipeline.attempts import Attempts, since_ms
 from penstock.pipeline.batch import Batch, next_batch
+from penstock.pipeline.lag import Lag, read_lag
 from penstock.pipeline.runs import Run, Step, Trigger
 from penstock.pipeline.sessionizer import Sessionizer
+from penstock.pipeline.tenants import Counts
 from penstock.pipeline.versions import Versions
+from penstock.rpc.principal import DEFAULT_TENANT
 from penstock.settings import Settings
-from penstock.storage.commit_log import CommitLog, Entry
+from penstock.storage.commit_log import CommitLog
 from penstock.storage.deadline import detached
 from penstock.storage.engine import Engine
 
@@ -32,32 +34,6 @@ log = structlog.get_logger()
 
 LOOP_RETRY_S_MAX = 30.0
 FOLLOWER_INTERVAL_S = 1.0  # how often a server that does not write looks whether it does now
-
-_LAG = """
-SELECT count() AS commits, min(time) AS oldest
-FROM commits
-WHERE operation = 'append' AND commit > {processed:Int64} AND commit <= {head:Int64}
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Lag:
-    """How far gold is behind the commits of events."""
-
-    commits: int
-    seconds: float  # age of the oldest commit that is not in gold; 0 when there is none
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """One request to the runner: what it asks for, and how to end it early."""
-
-    trigger: Trigger
-    rows_max: int
-    event_type: str
-    upto: int
-    on_progress: Callable[[Run], None]
-    stop: asyncio.Event
 
 
 class PipelineRunner:
@@ -74,6 +50,7 @@ class PipelineRunner:
         self._loops: list[asyncio.Task[None]] = []
         self._passes: set[asyncio.Task[list[Run]]] = set()
         self._current: Attempts | None = None
+        self._rows_max = limits.PIPELINE_BATCH_ROWS  # less, while batches of so many were more than the database takes
 
     async def open(self) -> None:
         """Removes what a crash left, where this process writes; the commit log must be open. Raises Unavailable."""
@@ -110,50 +87,51 @@ class PipelineRunner:
         """Whether a run is under way."""
         return self._versions.lock.locked()
 
-    @property
-    def current(self) -> Run | None:
-        """The run under way; of one of events and one of sessions the former."""
-        under_way = self._current or self._sessionizer.current
-        return under_way.run if under_way is not None else None
+    def current(self, tenant: str) -> Run | None:
+        """The run under way that the tenant may see; of one of events and one of sessions the former."""
+        under_way = (each.run.of(tenant) for each in (self._current, self._sessionizer.current) if each is not None)
+        return next((run for run in under_way if run is not None), None)
 
-    async def lag(self) -> Lag:
-        """How far gold is behind; asks the database only when it is."""
-        processed, head = self._log.gold.last_commit, self._log.last_append
-        if head <= processed:
-            return Lag(0, 0.0)
-        row = (await self._engine.rows(_LAG, {"processed": processed, "head": head}))[0]
-        age = datetime.now(UTC) - row["oldest"].replace(tzinfo=UTC)
-        return Lag(int(row["commits"]), max(0.0, age.total_seconds()))
+    async def lag(self, tenant: str = "") -> Lag:
+        """How far gold is behind, with all events or those of one tenant; asks the database only when it is."""
+        return await read_lag(self._engine, self._log, tenant)
 
-    def check_free(self) -> None:
-        """Raises Conflict (RUN_IN_PROGRESS) when a run is under way."""
-        if self.busy:
+    def check_free(self, tenant: str = DEFAULT_TENANT) -> None:
+        """Raises Conflict (RUN_IN_PROGRESS) when a run of events is under way that has rows of the tenant.
+
+        One that has none is no matter of the tenant's: it is waited for.
+        """
+        if self._current is not None and self._current.run.of(tenant) is not None:
             raise Conflict("another run of the pipeline is under way", reason="RUN_IN_PROGRESS")
 
     async def run(
         self,
         *,
         trigger: Trigger = Trigger.CALL,
+        caller: str = DEFAULT_TENANT,
         rows_max: int = limits.PIPELINE_BATCH_ROWS,
         event_type: str = "",
+        tenant: str = "",
         refuse: bool = False,
         on_progress: Callable[[Run], None] = lambda run: None,
     ) -> list[Run]:
         """Runs until everything that was committed before the call is in gold; the runs made.
 
         They are one for each batch, and where a call asked, one for the sessions. With `event_type` only rows of that
-        type are done, and the next full run finds them done. When another run is under way: Conflict (RUN_IN_PROGRESS)
-        with `refuse`, else waits for it. Cancelling ends the run at its next step, and nothing of that batch becomes
-        visible. Raises Unavailable, TimedOut or Overloaded when trying again did not help; Unavailable (NOT_LEADER)
-        at once when another server writes.
+        type are done, with `tenant` only that tenant's, and the next full run finds them done. When another run is
+        under way that has rows of `caller`, the tenant that asks: Conflict (RUN_IN_PROGRESS) with `refuse`, else waits
+        for it. Cancelling ends the run at its next step, and nothing of that batch becomes visible; of callers other
+        than the default tenant, which may end only their own, it ends behind the batch. Raises Unavailable, TimedOut or
+        Overloaded when trying again did not help; Unavailable (NOT_LEADER) at once when another server writes.
         """
         self._log.check_leads()
         if refuse:
-            self.check_free()
+            self.check_free(caller)
         upto = self._log.last_append
         await self._versions.lock.acquire()
         stop = asyncio.Event()
-        asked = _Asked(trigger, rows_max, silver.canonical_type(event_type), upto, on_progress, stop)
+        by = caller if trigger is Trigger.CALL else ""
+        asked = Asked(trigger, by, rows_max, silver.canonical_type(event_type), tenant, upto, on_progress, stop)
         # A task of its own, which holds the lock until it ends: a statement under way cannot be taken back, and must
         # not write beside the next run's.
         return await self._kept(self._run_locked(asked), stop)
@@ -169,24 +147,24 @@ class PipelineRunner:
             task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody else asks
             raise
 
-    async def _run_locked(self, asked: _Asked) -> list[Run]:
+    async def _run_locked(self, asked: Asked) -> list[Run]:
         try:
             made = await self._run_batches(asked)
         finally:
             self._current = None
             self._versions.lock.release()
         if asked.trigger is Trigger.CALL:
-            attempts = self._attempts(asked.trigger, asked.stop, asked.on_progress)
-            sessions = await self._sessionizer.run(attempts)
+            sessions = await self._sessionizer.run(self._attempts(asked))
             made += [sessions] if sessions else []
         return made
 
-    async def _run_batches(self, asked: _Asked) -> list[Run]:
+    async def _run_batches(self, asked: Asked) -> list[Run]:
         made: list[Run] = []
         after = self._log.gold.last_commit
         while not self._stopping.is_set():
-            attempts = self._attempts(asked.trigger, asked.stop, asked.on_progress)
-            self._current = attempts
+            if asked.stop.is_set() and not asked.may_stop_inside:
+                return made
+            self._current = attempts = self._attempts(asked)
             run = await attempts.of(partial(self._attempt, asked, after))
             if run is None:
                 return made
@@ -194,7 +172,7 @@ class PipelineRunner:
             after = run.last_commit
         raise Unavailable("the server is stopping", reason="SHUTTING_DOWN", retry_after_s=1.0)
 
-    async def _attempt(self, asked: _Asked, after: int, attempts: Attempts) -> bool:
+    async def _attempt(self, asked: Asked, after: int, attempts: Attempts) -> bool:
         await self._versions.clean()
         since = self._log.gold.last_commit
         version = self._versions.next()
@@ -204,35 +182,53 @@ class PipelineRunner:
             since=since,
             after=max(after, since),
             upto=asked.upto,
-            rows_max=asked.rows_max,
+            rows_max=min(asked.rows_max, self._rows_max),
             event_type=asked.event_type,
+            tenant=asked.tenant,
         )
         if batch is None:
             return False
-        attempts.note(first_commit=batch.first_commit, last_commit=batch.last_commit, rows=batch.rows)
+        attempts.note(
+            first_commit=batch.first_commit, last_commit=batch.last_commit, rows=batch.rows, tenants=batch.tenants
+        )
         attempts.check()
         try:
             made = await self._write(batch, attempts)
             failpoints.reached("pipeline.after_gold")
             counts = await self._versions.written(version)
-            steps = (replace(step, rows_out=counts.get(step.name, step.rows_out)) for step in attempts.run.steps)
-            attempts.note(steps=tuple(steps))
+            steps = attempts.run.steps
+            attempts.note(steps=tuple(s.wrote(counts[s.name]) if s.name in counts else s for s in steps))
             failpoints.reached("pipeline.before_log")
             attempts.check()
-            await self._versions.publish(version, _entry(batch, made, asked.trigger))
-        except BaseException:
+            await self._versions.publish(version, asked.entry(batch, made))
+        except BaseException as error:
             self._versions.spoil()
+            self._note_size(batch, error)
             raise
+        self._note_size(batch)
         attempts.note(run=version.run)
         return True
 
-    async def _write(self, batch: Batch, attempts: Attempts) -> int:
+    def _note_size(self, batch: Batch, error: BaseException | None = None) -> None:
+        """Learns how many rows the database takes at a time.
+
+        Rows have properties of any size, so a batch of so many may be more than its memory holds, and would be each
+        time that it is tried again. One commit always fits: it was written with less.
+        """
+        if isinstance(error, Overloaded | TimedOut):
+            self._rows_max = max(1, min(batch.rows, self._rows_max) // 2)
+            log.warning("a batch was more than the database takes", rows=batch.rows, next_rows_max=self._rows_max)
+        elif error is None and self._rows_max < limits.PIPELINE_BATCH_ROWS:
+            self._rows_max = min(2 * self._rows_max, limits.PIPELINE_BATCH_ROWS)
+
+    async def _write(self, batch: Batch, attempts: Attempts) -> Counts:
         """Writes all that the run makes; rows of silver."""
         started = time.perf_counter()
-        rows_in = await silver.rows_read(self._engine, batch)
+        found = await silver.rows_read(self._engine, batch)
+        rows_in = {tenant: found.get(tenant, 0) for tenant in batch.tenants}
         made = await silver.build(self._engine, batch, self._currency)
-        steps = [Step("silver", rows_in, made, rows_in - made, since_ms(started))]
-        attempts.note(rows=rows_in, steps=tuple(steps))
+        steps = [Step.of_all("silver", rows_in, since_ms(started), rows_out=made, thins=True)]
+        attempts.note(rows=sum(rows_in.values()), tenants=rows_in, steps=tuple(steps))
         failpoints.reached("pipeline.after_silver")
         for name, build in (
             ("gold_kpis", gold.build_kpis),
@@ -243,12 +239,19 @@ class PipelineRunner:
             started = time.perf_counter()
             if made:
                 await build(self._engine, batch)
-            steps.append(Step(name, made, 0, 0, since_ms(started)))
+            steps.append(Step.of_all(name, {tenant: made.get(tenant, 0) for tenant in rows_in}, since_ms(started)))
             attempts.note(steps=tuple(steps))
         return made
 
-    def _attempts(self, trigger: Trigger, stop: asyncio.Event, on_progress: Callable[[Run], None]) -> Attempts:
-        return Attempts(self._engine, trigger, stop=stop, last_try=self._stopping, on_progress=on_progress)
+    def _attempts(self, asked: Asked) -> Attempts:
+        return Attempts(
+            self._engine,
+            asked.trigger,
+            stop=asked.stop if asked.may_stop_inside else asyncio.Event(),
+            last_try=self._stopping,
+            on_progress=asked.on_progress,
+            caller=asked.caller,
+        )
 
     async def _follow(self, work: Callable[[], Awaitable[float]]) -> None:
         """Does `work` again and again; it returns how many seconds to let go by from its beginning to its next."""
@@ -282,7 +285,9 @@ class PipelineRunner:
             await self._log.wait_beyond(self._log.head, FOLLOWER_INTERVAL_S)
             return 0.0
         stop = asyncio.Event()
-        attempts = self._attempts(Trigger.LOOP, stop, lambda run: None)
+        attempts = Attempts(
+            self._engine, Trigger.LOOP, stop=stop, last_try=self._stopping, on_progress=lambda run: None
+        )
         started = time.monotonic()
 
         async def work() -> list[Run]:
@@ -291,24 +296,3 @@ class PipelineRunner:
 
         await self._kept(work(), stop)
         return max(self._interval_s, 2 * (time.monotonic() - started))
-
-
-def _entry(batch: Batch, silver_rows: int, trigger: Trigger) -> Entry:
-    if not batch.event_type:
-        return Entry(
-            "etl",
-            run=batch.run,
-            first_commit=batch.first_commit,
-            last_commit=batch.last_commit,
-            rows=silver_rows,
-            detail={"trigger": trigger.value},
-        )
-    # One type done ahead does not move the place where the next full run begins.
-    return Entry(
-        "etl",
-        run=batch.run,
-        first_commit=batch.first_commit,
-        last_commit=batch.since,
-        rows=silver_rows,
-        detail={"trigger": trigger.value, "event_type": batch.event_type, "through": batch.last_commit},
-    )

@@ -15,6 +15,7 @@ from penstock.pipeline.daily import DailyCalculator
 from penstock.pipeline.diff import DiffReader
 from penstock.pipeline.history import HistoryReader
 from penstock.pipeline.runner import PipelineRunner
+from penstock.pipeline.runs import Run
 from penstock.pipeline.status import StatusReader
 from penstock.pipeline.tables import TABLES
 from penstock.pipeline.travel import DataReader
@@ -43,9 +44,11 @@ from penstock.pipeline.v1.pipeline_service_pb2 import (
 )
 from penstock.rpc.call import Call
 from penstock.rpc.operations import Operations, Report
+from penstock.rpc.principal import DEFAULT_TENANT
 
 RECENT_RUNS_DEFAULT = 10
 RECENT_SESSIONS_DEFAULT = 20
+BATCH_ROWS_MIN = 10_000  # of tenants other than the default one; a batch of so many takes some tenths of a second
 
 
 class PipelineService:
@@ -72,33 +75,47 @@ class PipelineService:
         self._diff = diff
 
     async def RunPipeline(self, request: RunPipelineRequest, call: Call) -> RunPipelineResponse:
-        runs = await self._runner.run(rows_max=_rows(request.batch_size), refuse=_refuses(request.on_conflict))
-        return wire.done(runs, _since_ms(call.started))
+        runs = await self._runner.run(
+            caller=call.tenant,
+            rows_max=_rows(call.tenant, request.batch_size),
+            refuse=_refuses(request.on_conflict),
+        )
+        return wire.done(runs, call.tenant, _since_ms(call.started))
 
     async def StartPipeline(self, request: StartPipelineRequest, call: Call) -> operations_proto_pb2.Operation:
+        tenant = call.tenant
+
         async def work(report: Report) -> Message:
             started = time.perf_counter()
-            runs = await self._runner.run(
-                rows_max=_rows(request.batch_size),
-                refuse=_refuses(request.on_conflict),
-                on_progress=lambda run: report(wire.run(run)),
-            )
-            return wire.done(runs, _since_ms(started))
 
-        known = self._operations.of_request(call.tenant, request.request_id)
+            def progress(run: Run) -> None:
+                if (own := run.of(tenant)) is not None:
+                    report(wire.run(own))
+
+            runs = await self._runner.run(
+                caller=tenant,
+                rows_max=_rows(tenant, request.batch_size),
+                refuse=_refuses(request.on_conflict),
+                on_progress=progress,
+            )
+            return wire.done(runs, tenant, _since_ms(started))
+
+        known = self._operations.of_request(tenant, request.request_id)
         if known is not None:
             return known
         if _refuses(request.on_conflict):
-            self._runner.check_free()
-        return self._operations.start(call.tenant, request.request_id, work)
+            self._runner.check_free(tenant)
+        return self._operations.start(tenant, request.request_id, work)
 
     async def ProcessEventType(self, request: ProcessEventTypeRequest, call: Call) -> RunPipelineResponse:
         runs = await self._runner.run(
-            rows_max=_rows(request.batch_size),
+            caller=call.tenant,
+            rows_max=_rows(call.tenant, request.batch_size),
             event_type=request.event_type,
+            tenant=call.tenant,
             refuse=_refuses(request.on_conflict),
         )
-        return wire.done(runs, _since_ms(call.started))
+        return wire.done(runs, call.tenant, _since_ms(call.started))
 
     async def CalculateDailyMetrics(
         self, request: CalculateDailyMetricsRequest, call: Call
@@ -163,8 +180,10 @@ class PipelineService:
         return await self._operations.cancel(call.tenant, request.id)
 
 
-def _rows(batch_size: int) -> int:
-    return batch_size or limits.PIPELINE_BATCH_ROWS
+def _rows(tenant: str, batch_size: int) -> int:
+    """Rows a batch: a run writes to every table and to the log, so small ones are for who runs the server to choose."""
+    rows = batch_size or limits.PIPELINE_BATCH_ROWS
+    return rows if tenant == DEFAULT_TENANT else max(rows, BATCH_ROWS_MIN)
 
 
 def _refuses(on_conflict: pipeline_service_pb2.OnConflict) -> bool:

@@ -11,6 +11,7 @@ from penstock import limits
 from penstock.pipeline import sessions
 from penstock.pipeline.attempts import Attempts, since_ms
 from penstock.pipeline.runs import Run, Step
+from penstock.pipeline.tenants import MADE, by_tenant, streams_of
 from penstock.pipeline.versions import Version, Versions
 from penstock.storage.commit_log import CommitLog, Entry
 from penstock.storage.engine import Engine, Lane
@@ -20,10 +21,10 @@ SELECT max(JSONExtractInt(detail, 'sessions')) AS done
 FROM commits
 WHERE operation = 'etl' AND position(detail, '"sessions"') > 0
 """
-_PENDING = """
-SELECT max(run) AS through, sum(rows) AS total
+_PENDING = f"""
+SELECT max(run) AS through, sum(rows) AS total, {MADE} AS made
 FROM commits
-WHERE operation = 'etl' AND run > {done:Int64} AND run <= {gold:Int64} AND rows > 0
+WHERE operation = 'etl' AND run > {{done:Int64}} AND run <= {{gold:Int64}} AND rows > 0
 """
 
 
@@ -63,6 +64,7 @@ class Sessionizer:
         if not rows:
             self.seen = gold
             return False
+        attempts.note(tenants=by_tenant(found[0]["made"]))
         attempts.check()
         try:
             await self._make(attempts, version, through, rows)
@@ -90,8 +92,9 @@ class Sessionizer:
                     parts=parts,
                 )
         async with self._versions.lock:
-            written = await self._versions.written(version)
-            attempts.note(steps=(Step("sessions", rows, written["sessions"], 0, since_ms(started)),))
+            written = (await self._versions.written(version)).get("sessions", {})
+            tenants = attempts.run.tenants
+            attempts.note(steps=(Step.of_all("sessions", tenants, since_ms(started), rows_out=written),))
             gold = self._log.gold
             # It reads no commits, so the next run of events begins where it would have.
             entry = Entry(
@@ -99,7 +102,12 @@ class Sessionizer:
                 run=version.run,
                 first_commit=gold.last_commit + 1,
                 last_commit=gold.last_commit,
-                detail={"trigger": attempts.run.trigger.value, "sessions": through},
+                detail={
+                    "trigger": attempts.run.trigger.value,
+                    "caller": attempts.run.caller,
+                    "sessions": through,
+                },
+                streams=streams_of(dict.fromkeys(tenants, 0)),
             )
             await self._versions.publish(version, entry)
 

@@ -4,10 +4,12 @@ Every conversion is total: ingest has checked the row, and what it let through h
 batch.
 """
 
+from collections.abc import Sequence
 from string import Template
 
 from penstock.pipeline.batch import Batch
-from penstock.storage.engine import Engine, Lane
+from penstock.pipeline.tenants import Counts
+from penstock.storage.engine import Engine, Lane, Row
 
 CANONICAL_TYPE = "if(event_type IN ('pageview', 'view'), 'page_view', event_type)"
 
@@ -67,6 +69,7 @@ _SILVER = f"""{_INTO}WITH
         SELECT *
         FROM bronze_events
         WHERE commit > {{since:Int64}} AND commit <= {{last_commit:Int64}}
+            AND ({{tenant:String}} = '' OR tenant = {{tenant:String}})
         ORDER BY tenant, commit, stream_id, offset
         LIMIT 1 BY tenant, event_id
     ),
@@ -79,6 +82,7 @@ _SILVER = f"""{_INTO}WITH
             SELECT event_id
             FROM bronze_events
             WHERE commit >= {{first_commit:Int64}} AND commit <= {{last_commit:Int64}}
+                AND ({{tenant:String}} = '' OR tenant = {{tenant:String}})
         )
     )
 {_TYPED}FROM first_of_id
@@ -111,24 +115,25 @@ WHERE event_id NOT IN
 """)
 
 _OF_TYPE = f"""
-SELECT count() AS n
+SELECT tenant, count() AS n
 FROM bronze_events
 WHERE commit >= {{first_commit:Int64}} AND commit <= {{last_commit:Int64}}
-    AND {CANONICAL_TYPE} = {{event_type:String}}
+    AND ({{tenant:String}} = '' OR tenant = {{tenant:String}}) AND {CANONICAL_TYPE} = {{event_type:String}}
+GROUP BY tenant
 """
 
 _MADE = """
-SELECT count() AS n FROM silver_events WHERE run = {run:Int64}
+SELECT tenant, count() AS n FROM silver_events WHERE run = {run:Int64} GROUP BY tenant
 """
 
 
-async def build(engine: Engine, batch: Batch, currency: str) -> int:
+async def build(engine: Engine, batch: Batch, currency: str) -> Counts:
     """Writes the batch's silver rows and their ids; how many there are."""
     await engine.execute(_SILVER, {**batch.parameters(), "currency": currency}, lane=Lane.PIPELINE)
     return await _with_ids(engine, batch.run)
 
 
-async def build_again(engine: Engine, batch: Batch, currency: str, *, going: str, staying: str, rows: str) -> int:
+async def build_again(engine: Engine, batch: Batch, currency: str, *, going: str, staying: str, rows: str) -> Counts:
     """Writes silver rows for events that were taken for duplicates of others, which are to go; how many there are.
 
     All in SQL, of one tenant: of silver `going` holds for the rows that are to go and `staying` for the others, of
@@ -140,19 +145,23 @@ async def build_again(engine: Engine, batch: Batch, currency: str, *, going: str
     return await _with_ids(engine, batch.run)
 
 
-async def _with_ids(engine: Engine, run: int) -> int:
+async def _with_ids(engine: Engine, run: int) -> Counts:
     """Writes the ids of the run's silver rows; how many there are."""
     await engine.execute(_IDS, {"run": run}, lane=Lane.PIPELINE)
-    return int((await engine.rows(_MADE, {"run": run}, lane=Lane.PIPELINE))[0]["n"])
+    return _counts(await engine.rows(_MADE, {"run": run}, lane=Lane.PIPELINE))
 
 
-async def rows_read(engine: Engine, batch: Batch) -> int:
+async def rows_read(engine: Engine, batch: Batch) -> Counts:
     """Rows of bronze that the batch is about: all, or those of its type."""
     if not batch.event_type:
-        return batch.rows
-    return int((await engine.rows(_OF_TYPE, batch.parameters(), lane=Lane.PIPELINE))[0]["n"])
+        return batch.tenants
+    return _counts(await engine.rows(_OF_TYPE, batch.parameters(), lane=Lane.PIPELINE))
 
 
 def canonical_type(event_type: str) -> str:
     """What CANONICAL_TYPE makes of one type."""
     return "page_view" if event_type in ("pageview", "view") else event_type
+
+
+def _counts(rows: Sequence[Row]) -> dict[str, int]:
+    return {row["tenant"]: int(row["n"]) for row in rows}

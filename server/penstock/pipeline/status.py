@@ -7,10 +7,12 @@ from string import Template
 
 from penstock.pipeline import runs
 from penstock.pipeline.cleanup import Cleaner
+from penstock.pipeline.lag import Lag
 from penstock.pipeline.purge import Progress
-from penstock.pipeline.runner import Lag, PipelineRunner
+from penstock.pipeline.runner import PipelineRunner
 from penstock.pipeline.runs import Rate, Run
 from penstock.pipeline.silver import CANONICAL_TYPE
+from penstock.rpc.principal import DEFAULT_TENANT
 from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import Engine, Row
 
@@ -18,6 +20,15 @@ TABLES = (
     *("bronze_events", "rejected_events", "silver_events", "sessions"),
     *("gold_kpis", "gold_events", "gold_visits", "daily_metrics"),
 )
+
+# Both read back from where they may be: a tenant that sends has its newest commit near there.
+_NEWEST = """
+SELECT commit
+FROM commits
+WHERE operation = 'append' AND commit <= {upto:Int64} AND has(streams.tenant, {tenant:String})
+ORDER BY commit DESC
+LIMIT 1
+"""
 
 # Silver rows of commits that are not in gold are of runs that did one type ahead, and so of runs behind the last full
 # one: a full run's log row ends at or behind the commit where it begins, the row of one type does not.
@@ -107,15 +118,15 @@ class TableSize:
 
     name: str
     rows: int  # of the tenant, as readers see them
-    bytes: int  # of all tenants, on disk
+    bytes: int  # of all tenants, on disk; known to the tenant that runs the server, 0 to others
 
 
 @dataclass(frozen=True, slots=True)
 class PipelineStatus:
-    """How the pipeline stands."""
+    """How the pipeline stands with the events of one tenant."""
 
-    last_commit: int
-    processed_commit: int
+    last_commit: int  # of the tenant's
+    processed_commit: int  # likewise, the newest that is in gold
     lag: Lag
     unprocessed: Mapping[str, int]  # rows not in silver, by canonical type
     rates: Sequence[Rate]
@@ -136,17 +147,19 @@ class StatusReader:
 
     async def read(self, tenant: str, run_limit: int) -> PipelineStatus:
         """All of it, with the last `run_limit` runs."""
-        last = await runs.recent(self._engine, run_limit)
+        processed, head = self._log.gold.last_commit, self._log.last_append
+        last = await runs.recent(self._engine, tenant, run_limit)
+        cleanup = self._cleaner.progress
         return PipelineStatus(
-            last_commit=self._log.last_append,
-            processed_commit=self._log.gold.last_commit,
-            lag=await self._runner.lag(),
+            last_commit=await self._newest(tenant, head),
+            processed_commit=await self._newest(tenant, processed),
+            lag=await self._runner.lag(tenant),
             unprocessed=await self._unprocessed(tenant),
             rates=runs.rates(last),
             tables=await self._tables(tenant),
-            current_run=self._runner.current,
+            current_run=self._runner.current(tenant),
             recent_runs=last,
-            current_cleanup=self._cleaner.progress,
+            current_cleanup=cleanup if cleanup is not None and cleanup.tenant == tenant else None,
         )
 
     async def recent_sessions(self, tenant: str, limit: int, site_id: str) -> list[Session]:
@@ -157,6 +170,11 @@ class StatusReader:
         if len(found) < limit:
             found = await self._engine.rows(sql, {**parameters, "rows": _ALL_ROWS})
         return [_session(row) for row in found]
+
+    async def _newest(self, tenant: str, upto: int) -> int:
+        """The tenant's newest commit of events up to `upto`; 0 without one."""
+        found = await self._engine.rows(_NEWEST, {"tenant": tenant, "upto": upto})
+        return int(found[0]["commit"]) if found else 0
 
     async def _unprocessed(self, tenant: str) -> dict[str, int]:
         gold, head = self._log.gold, self._log.last_append
@@ -172,7 +190,9 @@ class StatusReader:
         counts = (_ROWS.substitute(table=table, visible=version.visible(table)) for table in TABLES)
         found = await self._engine.rows("\nUNION ALL\n".join(counts), {"tenant": tenant})
         rows = {row["name"]: int(row["n"]) for row in found}
-        sizes = {row["name"]: int(row["bytes"]) for row in await self._engine.rows(_BYTES)}
+        sizes: dict[str, int] = {}
+        if tenant == DEFAULT_TENANT:
+            sizes = {row["name"]: int(row["bytes"]) for row in await self._engine.rows(_BYTES)}
         return [TableSize(name, rows[name], sizes.get(name, 0)) for name in TABLES]
 
 

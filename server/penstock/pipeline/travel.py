@@ -1,14 +1,16 @@
 """Looking back: the rows of a table exactly as they were at a version."""
 
+import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
 from penstock import limits
-from penstock.errors import InvalidInput, invalid_field
+from penstock.errors import InvalidInput, OutOfRange, invalid_field
 from penstock.pipeline.filters import bound_value, condition, micros
 from penstock.pipeline.tables import Kind, Table
+from penstock.pipeline.tenants import last_of
 from penstock.rpc.tokens import token, values_of
 from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import Engine, Row
@@ -33,24 +35,31 @@ class DataPage:
     """Rows as of a version; with an empty token the last."""
 
     version: int
-    time: datetime | None  # of the version; None before the first commit
+    time: datetime | None  # of the newest commit up to the version that concerns the tenant; None without one
     table: Table
     rows: Sequence[Row]
     next_token: str
 
 
-async def resolve(log: CommitLog, tenant: str, moment: Moment, fields: tuple[str, str]) -> Version:
+async def resolve(engine: Engine, log: CommitLog, tenant: str, moment: Moment, fields: tuple[str, str]) -> Version:
     """The version that a moment names; `fields` are what the request calls number and time.
 
-    Raises InvalidInput (INVALID_VERSION) where both are given, OutOfRange (VERSION_NOT_FOUND, VERSION_REMOVED).
+    A time names the last version at or before it that concerns the tenant: when others' were made is not told. Raises
+    InvalidInput (INVALID_VERSION) where both are given, OutOfRange (VERSION_NOT_FOUND, VERSION_REMOVED).
     """
     if moment.version and moment.time is not None:
         raise invalid_field(fields[1], f"goes without {fields[0]}", reason="INVALID_VERSION")
     if moment.is_now:
         return log.version
-    if moment.time is not None:
-        return await log.as_of(time=moment.time, tenant=tenant)
-    return await log.as_of(commit=moment.version, tenant=tenant)
+    if moment.time is None:
+        return await log.as_of(commit=moment.version, tenant=tenant)
+    last = await last_of(engine, tenant, (await log.as_of(time=moment.time, tenant=tenant)).commit)
+    if last is None:
+        raise OutOfRange(
+            f"there is no version at or before {moment.time.isoformat()}; the newest is {log.head}",
+            reason="VERSION_NOT_FOUND",
+        )
+    return await log.as_of(commit=last[0], tenant=tenant)
 
 
 class DataReader:
@@ -82,14 +91,16 @@ class DataReader:
         if page_token:
             number, behind, keys = _behind(table, kind, page_token)
             moment = Moment(version=number)
-        version = await resolve(self._log, tenant, moment, ("version", "timestamp"))
+        version = await resolve(self._engine, self._log, tenant, moment, ("version", "timestamp"))
         parameters = {"tenant": tenant, "limit": size + 1, **chosen.parameters, **keys}
         sql = table.sql(version, f"{chosen.sql} AND {behind}", chosen.names)
-        rows = await self._engine.rows(sql, parameters)
+        rows, last = await asyncio.gather(
+            self._engine.rows(sql, parameters), last_of(self._engine, tenant, version.commit)
+        )
         next_token = ""
         if len(rows) > size:
             next_token = token(kind, [version.commit, *(_key(rows[size - 1][name]) for name in table.order)])
-        return DataPage(version.commit, version.time, table, rows[:size], next_token)
+        return DataPage(version.commit, last[1] if last is not None else None, table, rows[:size], next_token)
 
 
 def _key(value: object) -> int | str:

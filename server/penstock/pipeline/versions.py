@@ -6,11 +6,12 @@ made beside the runs of events: such a run takes a number far ahead, which is in
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from penstock.errors import Unavailable
+from penstock.pipeline.tenants import Counts
 from penstock.storage.commit_log import BY_RUN, CommitLog, Entry
 from penstock.storage.engine import Engine, Lane
 from penstock.storage.version import Version as Seen
@@ -19,8 +20,8 @@ AHEAD = 100_000  # more runs than can end while one is made beside them
 
 # Rows of this run, and rows of runs that failed: a statement that a broken connection left behind may end late.
 _COUNTS = "\nUNION ALL\n".join(
-    f"SELECT '{table}' AS name, countIf(run = {{run:Int64}}) AS written, countIf(run < {{run:Int64}}) AS void"
-    f" FROM {table} WHERE run > {{gold:Int64}}"
+    f"SELECT '{table}' AS name, tenant, countIf(run = {{run:Int64}}) AS written, countIf(run < {{run:Int64}}) AS void"
+    f" FROM {table} WHERE run > {{gold:Int64}} GROUP BY tenant"
     for table in BY_RUN
 )
 
@@ -97,14 +98,20 @@ class Versions:
         self._last_ahead = max(self._last, self._last_ahead, self._log.gold.run) + AHEAD
         return self._version(self._last_ahead)
 
-    async def written(self, version: Version) -> dict[str, int]:
-        """Rows of the run, by table. Raises Unavailable when an unpublished run wrote too."""
+    async def written(self, version: Version) -> Mapping[str, Counts]:
+        """Rows of the run, by table; one that it wrote nothing to is missing.
+
+        Raises Unavailable when an unpublished run wrote too.
+        """
         found = await self._engine.rows(_COUNTS, {"run": version.run, "gold": self._log.gold.run}, lane=Lane.PIPELINE)
         if any(row["void"] for row in found):
             raise Unavailable(
                 "a statement of an earlier run ended late", reason="STORAGE_UNAVAILABLE", retry_after_s=1.0
             )
-        return {row["name"]: int(row["written"]) for row in found}
+        counts: dict[str, dict[str, int]] = {}
+        for row in found:
+            counts.setdefault(row["name"], {})[row["tenant"]] = int(row["written"])
+        return counts
 
     async def publish(self, version: Version, entry: Entry) -> None:
         """Makes the run visible; the caller holds `lock`.

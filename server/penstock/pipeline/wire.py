@@ -42,11 +42,12 @@ def run(made: Run) -> pipeline_pb2.Run:
     )
 
 
-def done(made: Sequence[Run], duration_ms: float) -> pipeline_service_pb2.RunPipelineResponse:
-    """What a call ran."""
+def done(made: Sequence[Run], tenant: str, duration_ms: float) -> pipeline_service_pb2.RunPipelineResponse:
+    """What a call ran, as far as the tenant may see it."""
+    own = [seen for each in made if (seen := each.of(tenant)) is not None]
     return pipeline_service_pb2.RunPipelineResponse(
-        runs=[run(each) for each in made],
-        rows_processed=sum(each.rows for each in made),
+        runs=[run(each) for each in own],
+        rows_processed=sum(each.rows for each in own),
         duration_ms=duration_ms,
     )
 

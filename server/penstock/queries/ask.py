@@ -1,7 +1,8 @@
 """Questions in plain language: a language model writes the statement, everything else is as for any statement.
 
 The model is whatever answers OpenAI's chat completions at a configured address. It is shown the question, the views and
-the metrics, never a row; and what it writes is trusted no more than what a user writes.
+the metrics, and what is wrong with its statement, never a row: messages of errors hold no values. What it writes is
+trusted no more than what a user writes.
 """
 
 import re

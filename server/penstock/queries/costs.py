@@ -18,6 +18,7 @@ from penstock.errors import PenstockError
 from penstock.queries.statement import Caller, Query
 from penstock.storage.engine import Engine, Lane, Row
 from penstock.storage.payload import literal
+from penstock.storage.shares import Shares
 from penstock.storage.user_sql.statement import Usage
 
 log = structlog.get_logger()
@@ -83,6 +84,7 @@ class CostRecorder:
         self._engine = engine
         self._clock = clock
         self._notes: deque[Cost] = deque()
+        self._room = Shares(limits.SQL_COSTS_QUEUED_MAX)
         self._dropped = 0
         self._writing: asyncio.Task[None] | None = None
 
@@ -103,7 +105,7 @@ class CostRecorder:
         usage = usage or Usage()
         if not (outcome in ALWAYS or is_costly(usage)):
             return
-        if len(self._notes) >= limits.SQL_COSTS_QUEUED_MAX:
+        if not self._room.take(query.tenant):
             self._dropped += 1
             return
         shortened = sql[: limits.SQL_COST_CHARS_MAX]
@@ -133,8 +135,9 @@ class CostRecorder:
             except PenstockError as error:
                 log.warning("costs of queries cannot be written now", error=error.message, waiting=len(self._notes))
                 return
-            for _ in batch:
+            for cost in batch:
                 self._notes.popleft()
+                self._room.give_back(cost.tenant)
 
     async def list(self, selection: Selection) -> Sequence[Cost]:
         """Records, newest first. Raises Unavailable, TimedOut or Overloaded."""

@@ -1,24 +1,27 @@
-"""How a statement would run, from ClickHouse's own EXPLAIN."""
+"""How a statement would run, from ClickHouse's own EXPLAIN; without what it says of other tenants' rows.
+
+Tables hold the rows of all tenants, sorted by tenant. So what the primary key leaves to read is the tenant's, but for
+the blocks at the two ends of its rows; what there was before, and what partitions leave, is everybody's.
+"""
 
 import asyncio
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from penstock.queries.runner import Prepared
-from penstock.storage.engine import Engine
+from penstock.storage.engine import Engine, quoted
 from penstock.storage.user_sql.lane import Lane, UserSql
-from penstock.storage.user_sql.statement import Statement
+from penstock.storage.user_sql.statement import Statement, Usage
 
 _PLAN = "EXPLAIN PLAN indexes = 1, json = 1\n{text}"
 _ESTIMATE = "EXPLAIN ESTIMATE\n{text}"
 _ROW_BYTES = """
-SELECT table, sum(data_uncompressed_bytes) / sum(rows) AS row_bytes
-FROM system.parts
-WHERE active AND database = currentDatabase() AND table IN {tables:Array(String)}
-GROUP BY table
-HAVING sum(rows) > 0
+SELECT avg(byteSize(*)) AS row_bytes
+FROM (SELECT * FROM {table} WHERE tenant = {{tenant:String}} LIMIT 1000)
 """
+_OWN = "PrimaryKey"  # the index that leaves the tenant's blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """What one index left to read."""
+    """What one index left to read, 0 where that is more than the tenant's."""
 
     type: str
     name: str
@@ -50,8 +53,8 @@ class Read:
     table: str
     parts: int
     granules: int
-    rows: int
-    bytes: float
+    rows: int  # in whole blocks
+    bytes: float  # by the mean of some of the tenant's rows
     indexes: tuple[Index, ...]
 
 
@@ -73,28 +76,26 @@ class Explainer:
     async def explain(self, prepared: Prepared) -> Plan:
         """The plan of a statement; the statement does not run."""
         plan, estimate = await asyncio.gather(
-            self._sql.answer(Statement(_PLAN.format(text=prepared.text), prepared.parameters), Lane.PLAN),
-            self._sql.answer(Statement(_ESTIMATE.format(text=prepared.text), prepared.parameters), Lane.PLAN),
+            *(
+                self._sql.answer(
+                    Statement(sql.format(text=prepared.text), prepared.parameters, tenant=prepared.tenant), Lane.PLAN
+                )
+                for sql in (_PLAN, _ESTIMATE)
+            )
         )
         root = json.loads("".join(str(row[0]) for row in plan.rows))[0]["Plan"]
         nodes = list(_nodes(root, 0))
         steps = tuple(Step(depth, str(node["Node Type"]), _described(node)) for depth, node in nodes)
-        return Plan(steps, await self._reads([node for _, node in nodes], estimate.rows))
+        reads = [await self._read(prepared.tenant, [node for _, node in nodes], row) for row in estimate.rows]
+        return Plan(steps, tuple(reads))
 
-    async def _reads(
-        self, nodes: Sequence[Mapping[str, object]], estimated: Sequence[Sequence[object]]
-    ) -> tuple[Read, ...]:
-        tables = [str(row[1]) for row in estimated]
-        if not tables:
-            return ()
-        sizes = {row["table"]: row["row_bytes"] for row in await self._engine.rows(_ROW_BYTES, {"tables": tables})}
-        reads = []
-        for _, table, parts, rows, granules in estimated:
-            indexes = [index for node in nodes if _table(node) == table for index in _indexes(node)]
-            count = _count(rows)
-            bytes_max = count * sizes.get(str(table), 0.0)
-            reads.append(Read(str(table), _count(parts), _count(granules), count, bytes_max, tuple(indexes)))
-        return tuple(reads)
+    async def _read(self, tenant: str, nodes: Sequence[Mapping[str, object]], estimated: Sequence[object]) -> Read:
+        table, parts, rows, granules = str(estimated[1]), *map(_count, estimated[2:])
+        indexes = tuple(index for node in nodes if _table(node) == table for index in _indexes(node))
+        count = Usage(rows).rounded().rows_read
+        [found] = await self._engine.rows(_ROW_BYTES.format(table=quoted([table])), {"tenant": tenant})
+        row_bytes = found["row_bytes"] if isfinite(found["row_bytes"]) else 0.0  # without rows there is no mean
+        return Read(table, parts, granules, count, count * row_bytes, indexes)
 
 
 def _nodes(node: Mapping[str, object], depth: int) -> Iterator[tuple[int, Mapping[str, object]]]:
@@ -119,16 +120,19 @@ def _table(node: Mapping[str, object]) -> str:
 def _indexes(node: Mapping[str, object]) -> Iterator[Index]:
     found = node.get("Indexes", [])
     assert isinstance(found, list)
+    own_before = False  # whether what comes to an index is the tenant's
     for index in found:
+        own = own_before or index.get("Type") == _OWN
         yield Index(
             str(index.get("Type", "")),
             str(index.get("Name", "")),
             tuple(map(str, index.get("Keys", []))),
-            _count(index.get("Initial Parts", 0)),
-            _count(index.get("Selected Parts", 0)),
-            _count(index.get("Initial Granules", 0)),
-            _count(index.get("Selected Granules", 0)),
+            _count(index.get("Initial Parts", 0)) if own_before else 0,
+            _count(index.get("Selected Parts", 0)) if own else 0,
+            _count(index.get("Initial Granules", 0)) if own_before else 0,
+            _count(index.get("Selected Granules", 0)) if own else 0,
         )
+        own_before = own
 
 
 def _count(value: object) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from penstock import limits
 from penstock.errors import InvalidInput, PenstockError, Violation
+from penstock.observation import note_cache, stage
 from penstock.queries.answers import KeptAnswers, repeatable
 from penstock.queries.costs import CostRecorder
 from penstock.queries.gate import Gate
@@ -17,7 +18,7 @@ from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import quoted
 from penstock.storage.payload import literal
 from penstock.storage.user_sql.lane import Lane, Meter, Pieces, UserSql
-from penstock.storage.user_sql.statement import Bound, Column, Format, Statement
+from penstock.storage.user_sql.statement import Answer, Bound, Column, Format, Statement
 from penstock.storage.version import Version
 
 
@@ -29,6 +30,7 @@ class Prepared:
     version: Version
     text: str
     parameters: dict[str, Bound]
+    tenant: str
 
     @property
     def sql(self) -> str:
@@ -68,7 +70,7 @@ class QueryRunner:
         version = await self._version(query)
         if checked.views:
             parameters[TENANT] = query.tenant
-        return Prepared(checked, version, checked.sql(version), parameters)
+        return Prepared(checked, version, checked.sql(version.of(query.tenant)), parameters, query.tenant)
 
     async def run(self, query: Query, caller: Caller) -> Result:
         """The rows, at most `query.limit` of them."""
@@ -77,11 +79,10 @@ class QueryRunner:
         key = (query.tenant, prepared.text, tuple(sorted((n, repr(v)) for n, v in prepared.parameters.items())), limit)
         answer = self._kept.get(key)
         cached = answer is not None
+        note_cache(hit=cached)
         if answer is None:
-            statement = Statement(prepared.text, prepared.parameters, limit + 1)
-            async with self._recorded(query, caller, prepared, statement) as record:
-                answer = await self._sql.answer(statement, Lane.RUN, record.meter)
-                record.rows = min(limit, len(answer.rows))
+            with stage("sql"):
+                answer = await self._answered(query, caller, prepared, limit)
             if repeatable(prepared.text):
                 self._kept.put(key, answer)
         _check_names(answer.columns)
@@ -89,28 +90,35 @@ class QueryRunner:
         rows = answer.rows[:limit]
         return Result(prepared.sql, answer.columns, rows, truncated, answer.usage, cached, prepared.version.commit)
 
+    async def _answered(self, query: Query, caller: Caller, prepared: Prepared, limit: int) -> Answer:
+        statement = Statement(prepared.text, prepared.parameters, limit + 1, query.tenant)
+        async with self._recorded(query, caller, prepared, statement) as record:
+            answer = await self._sql.answer(statement, Lane.RUN, record.meter)
+            record.rows = min(limit, len(answer.rows))
+            return answer
+
     @contextlib.asynccontextmanager
     async def stream(self, query: Query, form: Format, caller: Caller) -> AsyncIterator[Opened]:
         """All rows, as they are found."""
         prepared = await self.prepare(query)
-        columns = await self._columns(prepared.text, prepared.parameters)
+        columns = await self._columns(prepared.text, prepared.parameters, query.tenant)
         _check_names(columns)
-        statement = Statement(prepared.text, prepared.parameters)
+        statement = Statement(prepared.text, prepared.parameters, tenant=query.tenant)
         async with (
             self._recorded(query, caller, prepared, statement) as record,
             self._sql.stream(statement, form, record.meter) as pieces,
         ):
             yield Opened(prepared, columns, pieces)
 
-    async def validate(self, sql: str) -> Validation:
+    async def validate(self, tenant: str, sql: str) -> Validation:
         """Whether a statement would run. Reads nothing: what it takes to tell types is asked of no tables."""
         verdict = self._gate.check(sql, named_in(sql))
         if isinstance(verdict, Refused):
             return Validation(reasons=verdict.reasons)
         described = Validation(sql=readable(verdict), parameters=verdict.parameters, views=verdict.views)
-        parameters = await self._any_values(verdict)
+        parameters = await self._any_values(verdict, tenant)
         try:
-            columns = await self._columns(_over_nothing(verdict), parameters)
+            columns = await self._columns(_over_nothing(verdict), parameters, tenant)
         except InvalidInput as error:
             return replace(described, wrong=error.violations[0].description if error.violations else error.message)
         return replace(described, columns=columns)
@@ -143,18 +151,18 @@ class QueryRunner:
             return await self._log.as_of(time=query.as_of_time, tenant=query.tenant)
         return self._log.version
 
-    async def _columns(self, text: str, parameters: dict[str, Bound]) -> tuple[Column, ...]:
-        described = await self._sql.answer(Statement(f"DESCRIBE (\n{text}\n)", parameters), Lane.PLAN)
+    async def _columns(self, text: str, parameters: dict[str, Bound], tenant: str) -> tuple[Column, ...]:
+        described = await self._sql.answer(Statement(f"DESCRIBE (\n{text}\n)", parameters, tenant=tenant), Lane.PLAN)
         return tuple(Column(str(row[0]), str(row[1])) for row in described.rows)
 
-    async def _any_values(self, checked: Checked) -> dict[str, Bound]:
+    async def _any_values(self, checked: Checked, tenant: str) -> dict[str, Bound]:
         """A value for each parameter, because the engine tells the types of a result only with their values."""
         parameters: dict[str, Bound] = {}
         if checked.parameters:
             numbers = range(len(checked.parameters))
             values = ", ".join(f"defaultValueOfTypeName({{t{number}:String}}) AS t{number}" for number in numbers)
             kinds: dict[str, Bound] = {f"t{number}": kind for number, kind in enumerate(checked.parameters.values())}
-            found = await self._sql.answer(Statement(f"SELECT {values}", kinds), Lane.PLAN)
+            found = await self._sql.answer(Statement(f"SELECT {values}", kinds, tenant=tenant), Lane.PLAN)
             parameters |= bound(checked.parameters, dict(zip(checked.parameters, found.rows[0], strict=True)))
         return parameters
 

@@ -61,7 +61,7 @@ class QueryService:
             yield wire.end(usage)
 
     async def ValidateSql(self, request: ValidateSqlRequest, call: Call) -> ValidateSqlResponse:
-        return wire.validation(await self._runner.validate(request.sql))
+        return wire.validation(await self._runner.validate(call.tenant, request.sql))
 
     async def ExplainSql(self, request: ExplainSqlRequest, call: Call) -> ExplainSqlResponse:
         prepared = await self._runner.prepare(wire.query(call.tenant, request))

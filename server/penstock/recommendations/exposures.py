@@ -16,11 +16,13 @@ from penstock import limits
 from penstock.errors import PenstockError
 from penstock.events.v1.events_pb2 import Event
 from penstock.recommendations.experiments import Assignment
+from penstock.storage.shares import Shares
 
 log = structlog.get_logger()
 
 EVENT_TYPE = "exposure"
 BATCH_EVENTS = 1_000
+_Shown: TypeAlias = tuple[str, str, str]  # a user, an experiment and a variant
 Store: TypeAlias = Callable[[str, Sequence[Event]], Awaitable[None]]
 
 
@@ -30,8 +32,10 @@ class Exposures:
     def __init__(self, store: Store) -> None:
         """`store(tenant, events)` stores events."""
         self._store = store
-        self._queue: asyncio.Queue[tuple[str, Event]] = asyncio.Queue(limits.EXPOSURES_QUEUED_MAX)
-        self._known: OrderedDict[tuple[str, str, str, str], float] = OrderedDict()
+        self._queue: asyncio.Queue[tuple[str, Event]] = asyncio.Queue()  # `_room` bounds it
+        self._room = Shares(2 * limits.EXPOSURES_QUEUED_MAX, limits.EXPOSURES_QUEUED_MAX)
+        self._known: dict[str, OrderedDict[_Shown, float]] = {}  # by tenant
+        self._known_count = 0
         self._task: asyncio.Task[None] | None = None
         self.dropped = 0
 
@@ -51,30 +55,38 @@ class Exposures:
     def note(self, tenant: str, user_id: str, assignments: Sequence[Assignment]) -> None:
         """The user was shown these."""
         now = time.monotonic()
+        known = self._known.setdefault(tenant, OrderedDict())
         for each in assignments:
-            key = (tenant, user_id, each.experiment, each.variant)
-            if now - self._known.get(key, -limits.EXPOSURE_AGAIN_S) < limits.EXPOSURE_AGAIN_S:
+            shown = (user_id, each.experiment, each.variant)
+            if now - known.get(shown, -limits.EXPOSURE_AGAIN_S) < limits.EXPOSURE_AGAIN_S:
                 continue
-            self._known[key] = now
-            self._known.move_to_end(key)
-            if len(self._known) > limits.EXPOSURES_KNOWN_MAX:
-                self._known.popitem(last=False)
+            if not self._room.take(tenant):
+                self.dropped += 1
+                continue
+            self._know(known, shown, now)
             event = Event(
                 event_type=EVENT_TYPE,
                 user_id=user_id,
                 properties={"experiment": each.experiment, "variant": each.variant},
             )
             event.timestamp.GetCurrentTime()
-            try:
-                self._queue.put_nowait((tenant, event))
-            except asyncio.QueueFull:
-                self.dropped += 1
-                del self._known[key]
+            self._queue.put_nowait((tenant, event))
 
     def forget(self, tenant: str, user_id: str) -> None:
         """Knows nothing of the user any more."""
-        for key in [key for key in self._known if key[:2] == (tenant, user_id)]:
-            del self._known[key]
+        known = self._known.get(tenant, OrderedDict())
+        for shown in [shown for shown in known if shown[0] == user_id]:
+            del known[shown]
+            self._known_count -= 1
+
+    def _know(self, known: OrderedDict[_Shown, float], shown: _Shown, now: float) -> None:
+        """Notes an exposure. Of too many the oldest goes of the tenant that has most, so none takes another's room."""
+        self._known_count += shown not in known
+        known[shown] = now
+        known.move_to_end(shown)
+        if self._known_count > limits.EXPOSURES_KNOWN_MAX:
+            max(self._known.values(), key=len).popitem(last=False)
+            self._known_count -= 1
 
     async def _run(self) -> None:
         while True:
@@ -86,6 +98,7 @@ class Exposures:
             tenant, event = self._queue.get_nowait()
             by_tenant.setdefault(tenant, []).append(event)
         for tenant, events in by_tenant.items():
+            self._room.give_back(tenant, len(events))
             try:
                 await self._store(tenant, events)
             except PenstockError as error:

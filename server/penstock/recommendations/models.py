@@ -136,7 +136,7 @@ class Models:
         try:
             seen = await self._behaviour.count(tenant)
             commit, interactions = self._log.head, await self._behaviour.read(tenant)
-            model = await self._workers.run(train, interactions, timeout_s=limits.TRAINING_S_MAX)
+            model = await self._workers.run(train, interactions, timeout_s=limits.TRAINING_S_MAX, tenant=tenant)
             version = kept.learnt.version + 1
             text_map = await self._text_map(tenant, model)
             await asyncio.to_thread(save, model, self._place(tenant), version)
@@ -151,14 +151,23 @@ class Models:
         while True:
             head = self._log.head
             try:
-                for tenant in await self._catalogue.tenants():
-                    await self._tend(tenant)
+                tenants = await self._catalogue.tenants()
             except PenstockError as error:
                 log.warning("nothing could be learnt now", error=error.message)
-            except Exception:
-                log.exception("learning from behaviour failed")
+                tenants = []
+            for tenant in tenants:
+                await self._tend_to(tenant)
             await asyncio.sleep(limits.TRAINING_INTERVAL_S)
             await self._log.wait_beyond(head)
+
+    async def _tend_to(self, tenant: str) -> None:
+        """Learns where there is enough new; what fails holds up no other tenant."""
+        try:
+            await self._tend(tenant)
+        except PenstockError as error:
+            log.warning("nothing could be learnt now", tenant=tenant, error=error.message)
+        except Exception:
+            log.exception("learning from behaviour failed", tenant=tenant)
 
     async def _tend(self, tenant: str) -> None:
         kept = self._tenants.get(tenant)

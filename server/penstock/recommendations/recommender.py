@@ -73,8 +73,8 @@ class Recommender:
         user = await self._user(wanted, ground.learnt)
         vector: Vectors | None = None
         if wanted.query and view.version.size > view.version.pending_vectors:
-            vector = await view.encoder.encode(wanted.query)
-        return await self._lane.run(_ranked, ground, wanted, user, vector)
+            vector = await view.encoder.encode(wanted.query, wanted.tenant)
+        return await self._lane.run(wanted.tenant, _ranked, ground, wanted, user, vector)
 
     async def _user(self, wanted: Wanted, learnt: Learnt) -> UserState:
         if not wanted.user_id:

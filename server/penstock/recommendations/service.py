@@ -1,5 +1,6 @@
 """Recommendations over gRPC."""
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Sequence
@@ -7,8 +8,11 @@ from collections.abc import Sequence
 from google.longrunning import operations_proto_pb2
 from google.protobuf.message import Message
 
+from penstock import limits
 from penstock.cache.local import Asked
+from penstock.cache.popular import Popular
 from penstock.cache.results import Kind, Results
+from penstock.cache.warming import PAUSE_S, Warmed
 from penstock.errors import PenstockError
 from penstock.recommendations import wire
 from penstock.recommendations.exposures import Exposures
@@ -46,6 +50,34 @@ class RecommendationService:
         self._exposures = exposures
         self._results = results
         self._operations = operations
+        self._active = Popular()
+
+    def tenants(self) -> set[str]:
+        """Those with active users."""
+        return self._active.tenants()
+
+    def version(self, tenant: str) -> str | None:
+        """What the tenant's answers depend on now, besides the users."""
+        content = self._indexes.content(tenant)
+        return f"{content}.{self._models.learnt(tenant).model.trained_at:.6f}" if content is not None else None
+
+    def active(self, tenant: str, user_id: str) -> None:
+        """A user has done something once more."""
+        self._active.note(tenant, user_id.encode())
+
+    def forget(self, tenant: str, user_id: str) -> None:
+        """A user is to be forgotten."""
+        self._active.forget(tenant, user_id.encode())
+
+    async def warm(self, tenant: str, limit: int) -> Warmed:
+        """Recommends to the users who do most, as a feed. Raises Overloaded, Unavailable."""
+        cached = []
+        for user_id in self._active.most(tenant, at_least=limits.ACTIVE_USER_INTERACTIONS_MIN, limit=limit):
+            request = pb.RecommendRequest(user_id=user_id.decode(), context=recommendations_pb2.FEED)
+            answer = await self._recommended(request, tenant, time.perf_counter(), shown=False)
+            cached.append(answer.cached)
+            await asyncio.sleep(PAUSE_S)
+        return Warmed(cached.count(False), cached.count(True))
 
     async def Recommend(self, request: pb.RecommendRequest, call: Call) -> pb.RecommendResponse:
         return await self._recommended(request, call.tenant, call.started)
@@ -81,7 +113,10 @@ class RecommendationService:
         await self._experiments.end(call.tenant, request.name)
         return pb.DeleteExperimentResponse()
 
-    async def _recommended(self, request: pb.RecommendRequest, tenant: str, started: float) -> pb.RecommendResponse:
+    async def _recommended(
+        self, request: pb.RecommendRequest, tenant: str, started: float, *, shown: bool = True
+    ) -> pb.RecommendResponse:
+        """`shown`: whether the user sees it, which is what experiments count."""
         wanted = wire.wanted_of(request, tenant)
         view = (await self._indexes.of(tenant)).view
         experiments = await self._experiments.of(tenant)
@@ -106,7 +141,8 @@ class RecommendationService:
         response.index_version = view.version.number
         if not request.ids_only:
             wire.fill(response, view.products)
-        self._exposures.note(tenant, wanted.user_id, ground.assignments)
+        if shown:
+            self._exposures.note(tenant, wanted.user_id, ground.assignments)
         response.took_ms = (time.perf_counter() - started) * 1e3
         return response
 

@@ -258,7 +258,7 @@ class Generation:
     async def _encode_these(self, wanted: Sequence[_Read]) -> None:
         texts = [text for each in wanted for text, _ in each.texts]
         try:
-            encoded = await self.encoder.encode_many(texts)
+            encoded = await self.encoder.encode_many(texts, self._tenant)
         except PenstockError:
             raise
         except Exception:

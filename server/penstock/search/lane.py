@@ -19,6 +19,7 @@ import numpy.typing as npt
 from penstock import limits
 from penstock.errors import Overloaded, Unavailable
 from penstock.search.index import Filter, Hits, IndexVersion, Plan
+from penstock.storage.shares import Shares
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,7 +54,7 @@ class SearchLane:
         # Not an executor: its futures, locks and wakes took 20 µs of the loop for each search, this takes 2.
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self.closing = False  # what has not begun does not begin any more
-        self._waiting = 0
+        self._waiting = Shares(2 * limits.SEARCHES_WAITING_MAX, limits.SEARCHES_WAITING_MAX)
         self._wanted: deque[_Wanted] = deque()
         self._batches = 0
         self._threads = [
@@ -63,32 +64,32 @@ class SearchLane:
         for thread in self._threads:
             thread.start()
 
-    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def run(self, tenant: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What `work` returns. Raises Overloaded when too many wait, and Unavailable when it is closed."""
-        self._check_room()
+        self._take_room(tenant)
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
         self._jobs.put(lambda: self._run(loop, done, lambda: work(*args, **kwargs)))
-        self._waiting += 1
         try:
             return await done
         finally:
-            self._waiting -= 1
+            self._waiting.give_back(tenant)
 
-    async def nearest(self, version: IndexVersion, vectors: Vectors, limit: int, which: Filter) -> Neighbours:
+    async def nearest(
+        self, version: IndexVersion, vectors: Vectors, limit: int, which: Filter, *, tenant: str = ""
+    ) -> Neighbours:
         """The neighbours of (n, d) vectors among what passes. Raises Overloaded, Unavailable, InvalidInput."""
-        self._check_room()
+        self._take_room(tenant)
         loop = asyncio.get_running_loop()
         wanted = _Wanted(version, vectors, limit, which, loop.create_future())
         self._wanted.append(wanted)
-        self._waiting += 1
         if self._batches < limits.SEARCH_THREADS:
             self._batches += 1
             self._jobs.put(lambda: self._compute(loop))
         try:
             return await wanted.done
         finally:
-            self._waiting -= 1
+            self._waiting.give_back(tenant)
 
     def close(self) -> None:
         """Ends the threads; what runs is finished first, what waits is cancelled."""
@@ -98,10 +99,10 @@ class SearchLane:
         for thread in self._threads:
             thread.join()
 
-    def _check_room(self) -> None:
+    def _take_room(self, tenant: str) -> None:
         if self.closing:
             raise Unavailable("this server is stopping; ask another", reason="DRAINING", retry_after_s=0.5)
-        if self._waiting >= limits.SEARCHES_WAITING_MAX:
+        if not self._waiting.take(tenant):
             raise Overloaded("too many searches wait for their turn", reason="OVERLOADED", retry_after_s=0.5)
 
     def _work(self) -> None:

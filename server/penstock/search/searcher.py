@@ -36,8 +36,8 @@ class Searcher:
         vector: Vectors | None = None
         if query.text and query.mode is not Mode.LEXICAL and view.version.size > view.version.pending_vectors:
             with _timed(timings, "encode"):
-                vector = await view.encoder.encode(query.text)
-        return await self._lane.run(_found, view.version, query, vector, timings)
+                vector = await view.encoder.encode(query.text, view.products.tenant)
+        return await self._lane.run(view.products.tenant, _found, view.version, query, vector, timings)
 
     async def vector_of(self, view: View, product_id: str) -> Vectors:
         """A product's vector, made now where it has none yet. Raises NotFound, Overloaded, Unavailable."""
@@ -48,7 +48,7 @@ class Searcher:
         if vector is not None:
             return vector
         texts = texts_to_encode(document(stored.product))
-        encoded = [await view.encoder.encode(text) for text, _ in texts]
+        encoded = [await view.encoder.encode(text, view.products.tenant) for text, _ in texts]
         return combined(np.stack(encoded), [weight for _, weight in texts])
 
 

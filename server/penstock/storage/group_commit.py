@@ -1,7 +1,7 @@
 """Commits of small writes that come all the time: whatever waits while one commit is made goes into the next.
 
 A commit costs about the same for one row as for a thousand, so concurrent calls share them. One task writes; a call
-waits until the commit that its write is in is durable.
+waits until the commit that its write is in is durable. A write that cannot be stored fails by itself.
 """
 
 import asyncio
@@ -10,17 +10,29 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import structlog
 
 from penstock import limits
 from penstock.errors import Overloaded, PenstockError, TimedOut, Unavailable
 from penstock.storage.commit_log import CommitLog, Entry, Transaction
+from penstock.storage.isolation import Unstored, set_apart, tried
+from penstock.storage.shares import Shares
 
 log = structlog.get_logger()
 
-T = TypeVar("T")
+
+class Item(Protocol):
+    """What is to be written."""
+
+    @property
+    def tenant(self) -> str:
+        """Whose it is."""
+        ...
+
+
+T = TypeVar("T", bound=Item)
 
 
 @dataclass(slots=True)
@@ -30,6 +42,16 @@ class Write(Generic[T]):
     item: T
     rows: int
     done: asyncio.Future[int] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    @property
+    def tenant(self) -> str:
+        """Whose it is."""
+        return self.item.tenant
+
+    @property
+    def answered(self) -> bool:
+        """Whether it was stored or refused."""
+        return self.done.done()
 
     def refuse(self, error: Exception) -> None:
         """Has this write fail and leaves the commit to the others; for the one who stores, before it does."""
@@ -59,7 +81,7 @@ class GroupCommit(Generic[T]):
         self._store = store
         self._landed = landed
         self._queue: deque[Write[T]] = deque()
-        self._queued_rows = 0
+        self._rows = Shares(limits.GROUP_ROWS_QUEUED_MAX)
         self._filled = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
@@ -67,7 +89,7 @@ class GroupCommit(Generic[T]):
     @property
     def queued_rows(self) -> int:
         """Rows that wait for a commit or are in the one under way."""
-        return self._queued_rows
+        return self._rows.taken
 
     def start(self) -> None:
         """Begins to commit."""
@@ -84,16 +106,15 @@ class GroupCommit(Generic[T]):
     async def write(self, item: T, rows: int) -> int:
         """Returns the commit that `item` is in once it is durable; 0 when nothing had to be written.
 
-        Raises Overloaded when too much waits, Unavailable when the server stops, another one writes or storage stays
-        away, and what `store` refuses the write with.
+        Raises Overloaded when too much of its tenant, or of all, waits; Unavailable when the server stops, another one
+        writes or storage stays away; and what `store` refuses the write with.
         """
         self._log.check_leads()
         if self._closing:
             raise Unavailable("this server is stopping; ask another", reason="DRAINING", retry_after_s=0.5)
-        if self._queued_rows and self._queued_rows + rows > limits.GROUP_ROWS_QUEUED_MAX:
+        if not self._rows.take(item.tenant, rows):
             raise Overloaded("too many writes wait for their commit", reason="OVERLOADED", retry_after_s=1.0)
         write = Write(item, rows)
-        self._queued_rows += rows
         self._queue.append(write)
         self._filled.set()
         # A caller that goes away leaves its write in the commit: taking it out would not be told from a lost answer.
@@ -109,14 +130,15 @@ class GroupCommit(Generic[T]):
                 continue
             writes = self._take()
             try:
-                await self._settle(writes)
+                if await tried(writes, self._settle) is not None:
+                    await set_apart(writes, self._settle, self._refuse)
             except Exception as error:
                 log.exception("commit failed", kind=self._name, writes=len(writes))
                 for write in writes:
                     write.refuse(error)
             finally:
-                self._queued_rows -= sum(write.rows for write in writes)
                 for write in writes:
+                    self._rows.give_back(write.tenant, write.rows)
                     if write.done.done() and not write.done.cancelled():
                         write.done.exception()  # whose caller went away is not to be warned of
 
@@ -129,7 +151,10 @@ class GroupCommit(Generic[T]):
         return taken
 
     async def _settle(self, writes: Sequence[Write[T]]) -> None:
-        """Tries until every write is answered: stored, refused, or given up because storage stays away."""
+        """Tries until every write is answered: stored, refused, or given up because storage stays away.
+
+        Raises Unstored with those that are not, none of which is stored.
+        """
         deadline = time.monotonic() + limits.COMMIT_RETRY_S_MAX
         wait_s = 0.05
         unsure: tuple[list[Write[T]], int, datetime] | None = None  # whose log row may have been written
@@ -140,7 +165,7 @@ class GroupCommit(Generic[T]):
                         await self._answer(*unsure)
                         return
                     unsure = None
-                    entry = await self._store(left, transaction)
+                    entry = await self._put(left, transaction)
                     stored = [write for write in left if not write.done.done()]
                     if entry is not None:
                         unsure = (stored, transaction.commit, transaction.time)
@@ -153,6 +178,21 @@ class GroupCommit(Generic[T]):
                     return
                 await asyncio.sleep(wait_s)
                 wait_s = min(wait_s * 2, 1.0)
+
+    async def _put(self, writes: Sequence[Write[T]], transaction: Transaction) -> Entry | None:
+        try:
+            return await self._store(writes, transaction)
+        except (Unavailable, Overloaded, TimedOut):
+            raise
+        except Exception as error:
+            raise Unstored(str(error)) from error
+
+    def _refuse(self, writes: Sequence[Write[T]], error: Unstored) -> None:
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        if not isinstance(cause, PenstockError):
+            log.error("writes cannot be stored", kind=self._name, writes=len(writes), exc_info=cause)
+        for write in writes:
+            write.refuse(cause)
 
     async def _answer(self, stored: Sequence[Write[T]], commit: int, time: datetime) -> None:
         if commit:

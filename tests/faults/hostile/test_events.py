@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from penstock.events.v1 import events_pb2 as ev
 from penstock.events.v1 import events_service_pb2 as pb
 from penstock.pipeline.v1 import pipeline_service_pb2 as pipeline
+from tests.events.encodings import wrong_kinds
 from tests.faults.hostile.calls import NOT_UTF8, assert_their_fault, event, few, fields, invoke
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
@@ -143,3 +144,15 @@ def appended(channel: grpc.Channel, stream_id: str, table: pa.Table) -> list[pb.
     code, answers, error = invoke(channel, "StreamEvents", request.SerializeToString())
     assert code is grpc.StatusCode.OK, error
     return [pb.AppendResponse.FromString(answer) for answer in answers]
+
+
+def test_encodings_that_no_library_writes(channel: grpc.Channel) -> None:
+    """Python's parser takes them and the engine's does not: they are stored as the contract reads them, or refused."""
+    for name, raw in wrong_kinds():
+        code, answers, _ = invoke(channel, "StreamEvents", raw)
+        assert code is grpc.StatusCode.OK, name
+        frame = pb.AppendResponse.FromString(answers[1])
+        assert frame.HasField("append_result") or frame.error.status.code == 3, name
+        events = pb.AppendRequest.FromString(raw).event_rows.events
+        code, _, error = invoke(channel, "BatchCollect", pb.BatchCollectRequest(events=events).SerializeToString())
+        assert_their_fault(code, error)

@@ -280,3 +280,21 @@ async def test_close_ends_documents_after_their_chunk(minilm: Encoder) -> None:
     with pytest.raises(Unavailable):
         await documents
     assert len(gated.calls) == 1
+
+
+async def test_tenants_share_neither_the_queue_nor_what_was_encoded(queries: QueryEncoder, gated: Gated) -> None:
+    running = asyncio.create_task(queries.encode("running", "a"))
+    await gated.busy()
+    waiting = [asyncio.create_task(queries.encode(str(n), "a")) for n in range(batching.QUERIES_QUEUED_MAX)]
+    await until(lambda: queries.queued_queries == batching.QUERIES_QUEUED_MAX)
+    with pytest.raises(Overloaded):
+        await queries.encode("one more", "a")
+    others = asyncio.create_task(queries.encode("7", "b"))
+    await until(lambda: queries.queued_queries == batching.QUERIES_QUEUED_MAX + 1)
+    gated.let(1_000)
+    await asyncio.gather(running, others, *waiting)
+    before = queries.totals.recent
+    await queries.encode("running", "b")
+    assert queries.totals.recent == before
+    await queries.encode("running", "a")
+    assert queries.totals.recent == before + 1

@@ -112,6 +112,8 @@ def function(printer: Printer, node: exp.Anonymous) -> str:
     if not (marked.startswith(FUNCTION_MARK) or name == "extract") or not allowed.is_function(name):
         return printer.refuse(node, "FUNCTION_NOT_ALLOWED", f"the function {name!r} is not allowed or not known")
     arguments = node.expressions
+    if None in arguments:  # sqlglot's own EXTRACT, without its second one
+        return printer.refuse(node, "SYNTAX_ERROR", f"{name!r} lacks an argument")
     ends = [index for index, each in enumerate(arguments) if each.name == PARAMETERS_END]
     if len(ends) > 1 or (ends and not allowed.is_aggregate(name)):
         return printer.refuse(node, "SYNTAX_ERROR", f"{name!r} is followed by one pair of parentheses")

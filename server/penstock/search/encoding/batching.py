@@ -9,6 +9,7 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +17,17 @@ import numpy.typing as npt
 from penstock.errors import Overloaded, PenstockError, TooCostly, Unavailable
 from penstock.search.encoding.encoder import Encoder, Vectors
 from penstock.search.encoding.tokens import groups
+from penstock.storage.shares import Shares
 
 Vector = npt.NDArray[np.float32]
+_Asked: TypeAlias = tuple[str, str]  # a tenant, and the text of its query
 
+# Each bound is of a tenant that is alone; beside others it has less, and all together have twice as much at most.
 QUERIES_QUEUED_MAX = 256  # different ones; the last of them waits half a second
 QUERY_BATCH_MAX = 16  # takes 28 ms on one thread; more would hardly be faster for each (1.75 to 1.3 ms)
 RECENT_QUERIES_MAX = 1_024  # kept with their vectors, 2 kB each
 RECENT_CHARS_MAX = 512  # a longer query is not kept: it is hardly asked twice, and takes room of many
-DOCUMENTS_QUEUED_MAX = 16_384  # of all calls together; some two minutes
+DOCUMENTS_QUEUED_MAX = 16_384  # of all calls together, likewise; some two minutes
 # Documents × the longest of them in one chunk, about 64 tokens: 12 ms on one thread. Chunks of 512 took 23 ms, and 7 %
 # less CPU time for each document. A document that is longer by itself is a chunk, too, of 45 ms at most.
 CHUNK_CHARS_MAX = 256
@@ -65,11 +69,13 @@ class QueryEncoder:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
-        self._queued: dict[str, _Query] = {}  # in their order
-        self._running: dict[str, _Query] = {}
-        self._recent: OrderedDict[str, Vector] = OrderedDict()
+        self._queued: dict[_Asked, _Query] = {}  # in their order
+        self._running: dict[_Asked, _Query] = {}
+        self._recent: OrderedDict[_Asked, Vector] = OrderedDict()
+        self._query_room = Shares(2 * QUERIES_QUEUED_MAX, QUERIES_QUEUED_MAX)
         self._documents: deque[_Documents] = deque()
         self._documents_queued = 0
+        self._document_room = Shares(2 * DOCUMENTS_QUEUED_MAX, DOCUMENTS_QUEUED_MAX)
         self._since_turn = 0
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -95,21 +101,23 @@ class QueryEncoder:
         """Documents of all calls that wait or are being encoded."""
         return self._documents_queued
 
-    async def encode(self, text: str) -> Vector:
+    async def encode(self, text: str, tenant: str = "") -> Vector:
         """The query's vector, (dimensions,), of length 1, not to be written to.
 
-        Equal queries at the same time are encoded once. Raises Overloaded with `QUERIES_QUEUED_MAX` others before it,
-        Unavailable once closed, and what the encoder raises.
+        Equal queries of one tenant at the same time are encoded once; of two tenants not, or the time it takes would
+        tell one what the other looked for. Raises Overloaded with `QUERIES_QUEUED_MAX` others of the tenant before
+        it, or fewer beside those of other tenants, Unavailable once closed, and what the encoder raises.
         """
         self._check_open()
         self.totals.queries += 1
-        if (recent := self._recent.get(text)) is not None:
-            self._recent.move_to_end(text)
+        asked = (tenant, text)
+        if (recent := self._recent.get(asked)) is not None:
+            self._recent.move_to_end(asked)
             self.totals.recent += 1
             return recent
-        query = self._running.get(text) or self._queued.get(text)
+        query = self._running.get(asked) or self._queued.get(asked)
         if query is None:
-            query = self._enqueue(text)
+            query = self._enqueue(asked)
         else:
             self.totals.joined += 1
         query.callers += 1
@@ -117,10 +125,10 @@ class QueryEncoder:
             return await asyncio.shield(query.done)
         finally:
             query.callers -= 1
-            if not query.callers and self._queued.get(text) is query:
-                del self._queued[text]  # its callers were cancelled before its turn
+            if not query.callers and self._queued.get(asked) is query:
+                self._dequeue(asked)  # its callers were cancelled before its turn
 
-    async def encode_many(self, texts: Sequence[str]) -> Vectors:
+    async def encode_many(self, texts: Sequence[str], tenant: str = "") -> Vectors:
         """The documents' vectors, a row each, in their order; calls at the same time take turns by chunks.
 
         Raises Overloaded while other calls leave no room for so many, TooCostly for more than `DOCUMENTS_QUEUED_MAX`,
@@ -129,11 +137,11 @@ class QueryEncoder:
         self._check_open()
         if len(texts) > DOCUMENTS_QUEUED_MAX:
             raise TooCostly(f"{DOCUMENTS_QUEUED_MAX:,} documents at a time are the most", reason="TOO_MANY_DOCUMENTS")
-        if self._documents_queued + len(texts) > DOCUMENTS_QUEUED_MAX:
-            raise Overloaded("too many documents wait to be encoded", reason="OVERLOADED", retry_after_s=1.0)
         found = np.empty((len(texts), self._encoder.dimensions), dtype=np.float32)
         if not texts:
             return found
+        if not self._document_room.take(tenant, len(texts)):
+            raise Overloaded("too many documents wait to be encoded", reason="OVERLOADED", retry_after_s=1.0)
         chunks = deque(groups([len(text) for text in texts], CHUNK_CHARS_MAX))
         call = _Documents(tuple(texts), chunks, found, asyncio.get_running_loop().create_future())
         self._documents.append(call)
@@ -143,15 +151,15 @@ class QueryEncoder:
             return await call.done
         finally:
             self._documents_queued -= len(texts)
+            self._document_room.give_back(tenant, len(texts))
             if call in self._documents:
                 self._documents.remove(call)
 
     async def close(self) -> None:
         """What waits is told Unavailable; ends with the batch or chunk that runs, whose callers still get it."""
         self._closed = True
-        for query in self._queued.values():
-            _fail(query.done, _closing())
-        self._queued.clear()
+        for asked in [*self._queued]:
+            _fail(self._dequeue(asked).done, _closing())
         for call in self._documents:
             _fail(call.done, _closing())
         self._documents.clear()
@@ -163,13 +171,17 @@ class QueryEncoder:
         if self._closed:
             raise _closing()
 
-    def _enqueue(self, text: str) -> _Query:
-        if len(self._queued) >= QUERIES_QUEUED_MAX:
+    def _enqueue(self, asked: _Asked) -> _Query:
+        if not self._query_room.take(asked[0]):
             raise Overloaded("too many queries wait to be encoded", reason="OVERLOADED", retry_after_s=1.0)
         query = _Query(asyncio.get_running_loop().create_future())
-        self._queued[text] = query
+        self._queued[asked] = query
         self._wake()
         return query
+
+    def _dequeue(self, asked: _Asked) -> _Query:
+        self._query_room.give_back(asked[0])
+        return self._queued.pop(asked)
 
     def _wake(self) -> None:
         if self._task is None or self._task.done():
@@ -186,22 +198,22 @@ class QueryEncoder:
 
     async def _run_queries(self) -> None:
         taken = list(self._queued)[:QUERY_BATCH_MAX]
-        self._running = {text: self._queued.pop(text) for text in taken}
+        self._running = {asked: self._dequeue(asked) for asked in taken}
         try:
-            vectors = await self._encoded(taken)
+            vectors = await self._encoded([text for _, text in taken])
             self.totals.batches += 1
-            for text, vector in zip(taken, vectors, strict=True):
-                self._settle(text, self._running[text], vector.copy())  # a view would keep the whole batch
+            for asked, vector in zip(taken, vectors, strict=True):
+                self._settle(asked, self._running[asked], vector.copy())  # a view would keep the whole batch
         except Exception as error:
             for query in self._running.values():
                 _fail(query.done, error)
         finally:
             self._running = {}
 
-    def _settle(self, text: str, query: _Query, vector: Vector) -> None:
+    def _settle(self, asked: _Asked, query: _Query, vector: Vector) -> None:
         vector.setflags(write=False)  # callers share it
-        if len(text) <= RECENT_CHARS_MAX:
-            self._recent[text] = vector
+        if len(asked[1]) <= RECENT_CHARS_MAX:
+            self._recent[asked] = vector
             if len(self._recent) > RECENT_QUERIES_MAX:
                 self._recent.popitem(last=False)
         query.done.set_result(vector)

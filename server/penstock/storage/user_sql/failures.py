@@ -1,8 +1,10 @@
 """What ClickHouse's errors mean to whoever wrote the statement.
 
-ClickHouse quotes the statement that it ran in its messages. That is not the text that the user sent: tenant conditions
-and tables of the house stand in it. So a message is cut where the quotation begins, and one in which something of the
-house is left is not shown at all.
+ClickHouse's messages quote two things. What a row held: that is its tenant's business, and no message is to be the way
+in which it comes to another one, or with a question to a language model. So only those errors are told in ClickHouse's
+words that are of the statement alone, its names and types; for the others there are words here. And the statement that
+it ran, which is not the text that the user sent: tenant conditions and tables of the house stand in it. So a message is
+cut where the quotation begins, and one in which something of the house is left is not shown at all.
 """
 
 import re
@@ -32,6 +34,57 @@ _HOUSE = re.compile(
     r"penstock_|__table|\b(?:tenant|run|commit) *(?:=|<=)|\b(?:silver_\w+|gold_events|rejected_replays)\b"
     r"|/[\w.-]+/[\w.-]+"
 )
+
+# Found before a row is read, in names, types and the number of arguments.
+_OF_THE_STATEMENT = frozenset(
+    {
+        "ALIAS_REQUIRED",
+        "AMBIGUOUS_COLUMN_NAME",
+        "AMBIGUOUS_IDENTIFIER",
+        "BAD_QUERY_PARAMETER",  # its value is the caller's own
+        "ILLEGAL_AGGREGATION",
+        "ILLEGAL_COLUMN",
+        "ILLEGAL_TYPE_OF_ARGUMENT",
+        "ILLEGAL_TYPE_OF_COLUMN_FOR_FILTER",
+        "INVALID_JOIN_ON_EXPRESSION",
+        "MULTIPLE_EXPRESSIONS_FOR_ALIAS",
+        "NOT_AN_AGGREGATE",
+        "NO_COMMON_TYPE",
+        "NO_SUCH_COLUMN_IN_TABLE",
+        "NUMBER_OF_ARGUMENTS_DOESNT_MATCH",
+        "SYNTAX_ERROR",
+        "UNION_ALL_RESULT_STRUCTURES_MISMATCH",
+        "UNKNOWN_AGGREGATE_FUNCTION",
+        "UNKNOWN_FUNCTION",
+        "UNKNOWN_IDENTIFIER",
+        "UNKNOWN_QUERY_PARAMETER",
+        "UNKNOWN_TABLE",
+        "UNKNOWN_TYPE",
+        "UNSUPPORTED_JOIN_KEYS",
+    }
+)
+_UNREADABLE = (
+    "a text is not what the type wants that it is converted to; functions whose names end in OrNull or OrZero take any"
+)
+_TOO_LARGE = "a value does not fit into the type that it is converted to"
+_OTHERWISE = {
+    "ARGUMENT_OUT_OF_BOUND": "an argument of a function is out of its bounds",
+    "BAD_ARGUMENTS": "an argument of a function has a value that it does not take",
+    "CANNOT_COMPILE_REGEXP": "a pattern is no regular expression",
+    "CANNOT_CONVERT_TYPE": _TOO_LARGE,
+    "CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN": "a NULL is converted to a type that has none",
+    "DECIMAL_OVERFLOW": _TOO_LARGE,
+    "ILLEGAL_DIVISION": "a division by zero; intDivOrNull, intDivOrZero and moduloOrNull allow it",
+    "INCORRECT_DATA": _UNREADABLE,
+    "INCORRECT_RESULT_OF_SCALAR_SUBQUERY": "a subquery in the place of a value has more than one row",
+    "PARAMETER_OUT_OF_BOUND": "a parameter of a function is out of its bounds",
+    "SIZES_OF_ARRAYS_DONT_MATCH": "arrays that go together differ in length",
+    "TOO_LARGE_ARRAY_SIZE": "an array would be too long",
+    "TOO_LARGE_STRING_SIZE": "a text is longer than its type allows",
+    "TYPE_MISMATCH": "a value is not of the type that is wanted in its place",
+    "VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE": _TOO_LARGE,
+    "ZERO_ARRAY_OR_TUPLE_INDEX": "elements are counted from 1",
+}
 
 
 def engine_error(text: str) -> DatabaseError:
@@ -90,7 +143,10 @@ def _invalid(error: DatabaseError, text: str) -> InvalidInput:
 
 
 def shown(text: str, name: str) -> str:
-    """ClickHouse's message without what is ours in it."""
+    """What a user is told: ClickHouse's message without what is ours in it, or ours where it may quote a row."""
+    if name not in _OF_THE_STATEMENT:
+        ours = _UNREADABLE if name.startswith("CANNOT_PARSE") else _OTHERWISE.get(name)
+        return f"{ours} ({name})" if ours else _unsaid(name)
     message = text
     while (inner := _ERROR.search(message)) is not None:
         message = inner["message"]
@@ -101,5 +157,9 @@ def shown(text: str, name: str) -> str:
         message = message[: quotation.start()]
     message = _QUALIFIED.sub("", message).strip(" .:,\n")
     if not message or _HOUSE.search(message):
-        return f"the engine cannot run this statement: {name}"
+        return _unsaid(name)
     return message[:500]
+
+
+def _unsaid(name: str) -> str:
+    return f"the engine cannot run this statement: {name}"

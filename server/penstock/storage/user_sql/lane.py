@@ -16,8 +16,9 @@ from penstock.storage.user_sql.embedded import EmbeddedControl, EmbeddedHandle
 from penstock.storage.user_sql.handles import Control, Handle, Piece
 from penstock.storage.user_sql.http import HttpControl, HttpHandle
 from penstock.storage.user_sql.limits import ANSWER_LIMITS, LIMITS, Limit
+from penstock.storage.user_sql.pool import Pool
 from penstock.storage.user_sql.statement import Answer, Format, Statement, Usage, parsed_answer
-from penstock.storage.user_sql.turn import Pool, Turn, Watcher
+from penstock.storage.user_sql.turn import Turn, Watcher
 
 T = TypeVar("T")
 
@@ -25,6 +26,7 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class _Kind:
     handles: int
+    of_tenant: int  # so many of them run one tenant's statements
     bounds: Mapping[str, Limit]
 
 
@@ -35,9 +37,13 @@ def _seconds(value: int) -> dict[str, Limit]:
 class Lane(Enum):
     """Whose handle a statement takes, and its bounds: none waits for another lane's."""
 
-    RUN = _Kind(limits.SQL_HANDLES, {**LIMITS, **ANSWER_LIMITS})
-    STREAM = _Kind(limits.SQL_STREAM_HANDLES, {**LIMITS, **_seconds(limits.SQL_STREAM_SECONDS_MAX)})
-    PLAN = _Kind(1, {**LIMITS, **ANSWER_LIMITS, **_seconds(limits.SQL_PLAN_SECONDS_MAX)})
+    RUN = _Kind(limits.SQL_HANDLES, limits.SQL_TENANT_HANDLES, {**LIMITS, **ANSWER_LIMITS})
+    STREAM = _Kind(
+        limits.SQL_STREAM_HANDLES,
+        limits.SQL_TENANT_HANDLES,
+        {**LIMITS, **_seconds(limits.SQL_STREAM_SECONDS_MAX)},
+    )
+    PLAN = _Kind(1, 1, {**LIMITS, **ANSWER_LIMITS, **_seconds(limits.SQL_PLAN_SECONDS_MAX)})
 
 
 @dataclass(slots=True)
@@ -57,7 +63,10 @@ class UserSql:
     def __init__(
         self, open_handle: Callable[[Mapping[str, Limit]], Handle], open_control: Callable[[], Control]
     ) -> None:
-        self._pools = {lane: Pool(lane.value.handles, partial(open_handle, lane.value.bounds)) for lane in Lane}
+        self._pools = {
+            lane: Pool(lane.value.handles, lane.value.of_tenant, partial(open_handle, lane.value.bounds))
+            for lane in Lane
+        }
         threads = sum(lane.value.handles for lane in Lane)
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="user-sql")
         self._watcher = Watcher(open_control)
@@ -73,7 +82,7 @@ class UserSql:
         meter = meter or Meter()
         async with self._statement(statement, lane, meter) as turn:
             answer = await turn.do(lambda handle: parsed_answer(handle.answer(statement)))
-            meter.usage = replace(answer.usage, memory_bytes=turn.usage().memory_bytes)
+            meter.usage = replace(answer.usage, memory_bytes=turn.usage().memory_bytes).rounded()
             return replace(answer, usage=meter.usage)
 
     @contextlib.asynccontextmanager
@@ -97,14 +106,14 @@ class UserSql:
     @contextlib.asynccontextmanager
     async def _statement(self, statement: Statement, lane: Lane, meter: Meter) -> AsyncIterator[Turn]:
         pool = self._pools[lane]
-        await pool.wait()
+        await pool.wait(statement.tenant)
         turn = Turn(statement, lane.value.bounds, pool, self._executor, self._watcher)
         self._watcher.begin(turn)
         try:
             yield turn
         finally:
             if meter.usage is None:
-                meter.usage = turn.usage()
+                meter.usage = turn.usage().rounded()
             # The handle is free when the engine has let go of it, which its caller need not wait for.
             ending = asyncio.create_task(turn.end())
             self._endings.add(ending)
@@ -126,7 +135,7 @@ class Pieces:
     @property
     def usage(self) -> Usage:
         """What the statement took so far."""
-        return self._turn.usage()
+        return self._turn.usage().rounded()
 
     async def next(self, then: Callable[[bytes], T]) -> T | None:
         """The next piece as `then` reads it, in a thread; None when there is none."""

@@ -4,7 +4,7 @@ import json
 import re
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal, TypeAlias
 
@@ -13,6 +13,8 @@ import orjson
 Bound: TypeAlias = "str | int | float | datetime | list[Bound] | tuple[Bound, ...] | None"
 Format: TypeAlias = Literal["JSONCompactEachRow", "ArrowStream"]
 
+BLOCK_ROWS = 8_192  # of the larger tables
+MIB = 1024 * 1024
 EXACT_MAX = 2**53  # a double holds every integer up to here,
 EXACT_DIGITS_MAX = 15  # and every decimal of so many digits
 _WIDE = re.compile(r"Decimal|Int128|Int256")
@@ -26,6 +28,7 @@ class Statement:
     text: str
     parameters: Mapping[str, Bound] = field(default_factory=dict)
     rows: int = 0  # at most so many rows of the result; 0: all
+    tenant: str = ""  # on whose behalf it waits for its turn
     query_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
@@ -46,6 +49,20 @@ class Usage:
     bytes_read: int = 0
     elapsed_ms: float = 0.0
     memory_bytes: int | None = None  # the most that was seen; None when it ended before anybody looked
+
+    def rounded(self) -> "Usage":
+        """What may be shown: rows in whole blocks, bytes in whole MiB.
+
+        The engine reads whole blocks, in which other tenants' rows lie beside the caller's, and counts all of them.
+        """
+        memory = None if self.memory_bytes is None else _up(self.memory_bytes, MIB)
+        return replace(
+            self, rows_read=_up(self.rows_read, BLOCK_ROWS), bytes_read=_up(self.bytes_read, MIB), memory_bytes=memory
+        )
+
+
+def _up(count: int, unit: int) -> int:
+    return -(-count // unit) * unit
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,11 @@ import structlog
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from penstock import limits
-from penstock.errors import Overloaded, PenstockError
+from penstock.errors import PenstockError
 from penstock.storage.user_sql.failures import translated
 from penstock.storage.user_sql.handles import Control, Handle, Sample
 from penstock.storage.user_sql.limits import Limit
+from penstock.storage.user_sql.pool import Pool
 from penstock.storage.user_sql.statement import Statement, Usage
 
 log = structlog.get_logger()
@@ -29,7 +30,7 @@ class Turn:
         self,
         statement: Statement,
         bounds: Mapping[str, Limit],
-        pool: "Pool",
+        pool: Pool,
         executor: ThreadPoolExecutor,
         watcher: "Watcher",
     ) -> None:
@@ -93,7 +94,7 @@ class Turn:
                 self._handle = None
         finally:
             self._watcher.end(self)
-            self._pool.give(self._handle)
+            self._pool.give(self._statement.tenant, self._handle)
 
     def _work(self, work: Callable[[Handle], T]) -> T:
         failed, self._failed = self._failed, True  # whatever goes wrong now
@@ -105,45 +106,6 @@ class Turn:
             raise translated(error, self._bounds) from error
         self._failed = failed
         return done
-
-
-class Pool:
-    """At most `size` handles, opened when they are needed."""
-
-    def __init__(self, size: int, opened: Callable[[], Handle]) -> None:
-        self._opened = opened
-        self._free = asyncio.Semaphore(size)
-        self._waiting = 0
-        self._idle: list[Handle] = []
-
-    async def wait(self) -> None:
-        """Waits for its turn. Raises Overloaded when too many do."""
-        if self._free.locked() and self._waiting >= limits.SQL_WAITING_MAX:
-            raise Overloaded("too many statements wait for their turn", reason="OVERLOADED", retry_after_s=1.0)
-        self._waiting += 1
-        try:
-            await self._free.acquire()
-        finally:
-            self._waiting -= 1
-
-    def take(self) -> Handle:
-        """A handle, for one whose turn it is; blocks."""
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return self._opened()
-
-    def give(self, handle: Handle | None) -> None:
-        """Ends a turn."""
-        if handle is not None:
-            self._idle.append(handle)
-        self._free.release()
-
-    def close(self) -> None:
-        """Closes the handles, all of which are idle."""
-        for handle in self._idle:
-            handle.close()
-        self._idle.clear()
 
 
 class Watcher:
