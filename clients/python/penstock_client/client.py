@@ -5,6 +5,7 @@ from typing import Self
 
 import grpc
 
+from penstock_client.accounts import AccountsClient
 from penstock_client.catalog import CatalogClient
 from penstock_client.connection import Connection
 from penstock_client.events import EventsClient
@@ -20,9 +21,10 @@ from penstock_client.sql import SqlClient
 class Client:
     """A connection to a Penstock server; an async context manager.
 
-    `target` is host:port. `api_key` is sent with every call. `tls` is True for the system's roots, or gRPC channel
-    credentials. `timeout_s` bounds a unary call and the opening of a writer; `retry_total_s` how long writers, tails
-    and watches try to reach a server that is away. `options` are further gRPC channel arguments.
+    `target` is host:port. `api_key` is sent with every call; a user signs in with `accounts.sign_in` instead.
+    `tls` is True for the system's roots, or gRPC channel credentials. `timeout_s` bounds a unary call and the opening
+    of a writer; `retry_total_s` how long writers, tails and watches try to reach a server that is away. `options` are
+    further gRPC channel arguments.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Client:
         self.recommendations = RecommendationsClient(self._connection)
         self.feedback = FeedbackClient(self._connection)
         self.operations = OperationsClient(self._connection)
+        self.accounts = AccountsClient(self._connection)
 
     @property
     def target(self) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import grpc
@@ -50,7 +50,9 @@ class Connection:
         self.target = target
         self.timeout_s = timeout_s
         self.retry_total_s = retry_total_s
-        self.metadata: tuple[tuple[str, str], ...] = (("authorization", f"Bearer {api_key}"),) if api_key else ()
+        self.credential: str | None = None
+        self.use(api_key)
+        self._background: set[asyncio.Task[None]] = set()
         self._credentials = grpc.ssl_channel_credentials() if tls is True else tls
         self._options = (*OPTIONS, *options)
         self._channel: grpc.aio.Channel | None = None
@@ -68,6 +70,27 @@ class Connection:
                 else grpc.aio.insecure_channel(self.target, options=self._options)
             )
         return self._channel
+
+    def use(self, credential: str | None) -> None:
+        """Has every call from now on bring this credential; None or empty for none.
+
+        Raises ValueError for what no header can hold, such as a line's end.
+        """
+        if credential and not (credential.isascii() and credential.isprintable() and " " not in credential):
+            raise ValueError("a credential is one word of printable ASCII; is there more where it comes from?")
+        self.credential = credential
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What goes with every call."""
+        return (("authorization", f"Bearer {self.credential}"),) if self.credential else ()
+
+    def in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Runs something beside the calls, until it is done or the connection is closed."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
 
     @property
     def closed(self) -> bool:
@@ -141,6 +164,9 @@ class Connection:
     async def close(self) -> None:
         """Ends the channel and every call on it."""
         self._closed = True
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
         if self._channel is not None:
             await self._channel.close()
             self._channel = None

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, Unpack
 import grpc
 from google.longrunning import operations_pb2
 
+from penstock.accounts.v1 import accounts_service_pb2
+from penstock.accounts.v1.accounts_pb2 import ApiKey, User
 from penstock.catalog.v1 import catalog_service_pb2
 from penstock.catalog.v1.catalog_pb2 import Product
 from penstock.events.v1 import events_service_pb2
@@ -27,6 +29,7 @@ from penstock.feedback.v1 import feedback_service_pb2
 from penstock.kpis.v1 import kpis_service_pb2
 from penstock.kpis.v1.kpis_pb2 import Kpi
 from penstock.operations.v1 import operations_service_pb2
+from penstock.operations.v1.operations_pb2 import SlowQuery
 from penstock.pipeline.v1 import pipeline_service_pb2
 from penstock.pipeline.v1.pipeline_pb2 import DailyMetrics, Run, Session, Version
 from penstock.queries.v1 import queries_service_pb2
@@ -35,6 +38,7 @@ from penstock.recommendations.v1 import recommendations_service_pb2
 from penstock.recommendations.v1.recommendations_pb2 import Experiment, Model
 from penstock.search.v1 import search_service_pb2
 from penstock.search.v1.search_pb2 import Index, SearchResult
+from penstock_client.accounts import AccountsClient, Role
 from penstock_client.acks import Ack
 from penstock_client.batch import Rows
 from penstock_client.catalog import (
@@ -815,6 +819,84 @@ class SyncOperationsClient:
         """Everything about the server's state, its versions and sizes."""
         return self._loop.run(self._twin.status())
 
+    def cache_stats(self) -> operations_service_pb2.GetCacheStatsResponse:
+        """What became of the tenant's cached answers, by kind."""
+        return self._loop.run(self._twin.cache_stats())
+
+    def invalidate_cache(self, kind: str = "", *, user_id: str = "") -> operations_service_pb2.InvalidateCacheResponse:
+        """Drops cached answers of a kind, or of kinds by a pattern with `*`; of one user where it is given."""
+        return self._loop.run(self._twin.invalidate_cache(kind, user_id=user_id))
+
+    def warm_cache(self, limit: int = 0) -> operations_service_pb2.WarmCacheResponse:
+        """Computes what is asked for most and not cached; `limit` answers at most, 0 for 200."""
+        return self._loop.run(self._twin.warm_cache(limit))
+
+    def performance(self) -> operations_service_pb2.GetPerformanceResponse:
+        """How fast the tenant's calls were answered in the last minutes, and what to do about it."""
+        return self._loop.run(self._twin.performance())
+
+    def slow_queries(self, limit: int = 0) -> list[SlowQuery]:
+        """The tenant's newest slow calls, with what they took their time for; 0 for 50."""
+        return self._loop.run(self._twin.slow_queries(limit))
+
+
+class SyncAccountsClient:
+    """`client.accounts`, sync; see `AccountsClient`."""
+
+    def __init__(self, loop: LoopThread, twin: AccountsClient) -> None:
+        self._loop = loop
+        self._twin = twin
+
+    def sign_in(self, username: str, password: str) -> None:
+        """Signs in: every call of this client from now on is the user's, and stays so until `sign_out`."""
+        self._loop.run(self._twin.sign_in(username, password))
+
+    @property
+    def credential(self) -> str | None:
+        """What calls bring now: an API key, or the access token of who signed in; None for nothing."""
+        return self._twin.credential
+
+    def sign_out(self) -> None:
+        """Ends the session; calls bring no credential from now on."""
+        self._loop.run(self._twin.sign_out())
+
+    def me(self) -> accounts_service_pb2.GetMeResponse:
+        """Who calls: kind, name, tenant, roles, limit. Raises AccessDenied where one is needed and there is none."""
+        return self._loop.run(self._twin.me())
+
+    def create_key(
+        self, name: str, roles: Sequence[Role], *, expires: datetime | timedelta | None = None
+    ) -> accounts_service_pb2.CreateApiKeyResponse:
+        """Creates an API key of the caller's tenant. What it opens with is the answer's `key`: to be had now only."""
+        return self._loop.run(self._twin.create_key(name, roles, expires=expires))
+
+    def keys(self) -> list[ApiKey]:
+        """The tenant's keys that work, newest first."""
+        return self._loop.run(self._twin.keys())
+
+    def revoke_key(self, key_id: str) -> ApiKey:
+        """Makes a key stop to work. Raises NotFound."""
+        return self._loop.run(self._twin.revoke_key(key_id))
+
+    def create_user(self, name: str, password: str, roles: Sequence[Role]) -> User:
+        """Creates a user of the caller's tenant. Raises AlreadyStored, AccessDenied, InvalidRequest."""
+        return self._loop.run(self._twin.create_user(name, password, roles))
+
+    def users(self) -> list[User]:
+        """The tenant's users, by name."""
+        return self._loop.run(self._twin.users())
+
+    def update_user(
+        self,
+        name: str,
+        *,
+        roles: Sequence[Role] | None = None,
+        password: str | None = None,
+        disabled: bool | None = None,
+    ) -> User:
+        """Changes what is given of a user, which ends their sessions. Raises NotFound, AccessDenied, InvalidRequest."""
+        return self._loop.run(self._twin.update_user(name, roles=roles, password=password, disabled=disabled))
+
 
 class SyncCatalogClient:
     """`client.catalog`, sync; see `CatalogClient`."""
@@ -1124,6 +1206,7 @@ class SyncClient:
         self.pipeline = SyncPipelineClient(self._loop, self._twin.pipeline)
         self.sql = SyncSqlClient(self._loop, self._twin.sql)
         self.operations = SyncOperationsClient(self._loop, self._twin.operations)
+        self.accounts = SyncAccountsClient(self._loop, self._twin.accounts)
         self.catalog = SyncCatalogClient(self._loop, self._twin.catalog)
         self.search = SyncSearchClient(self._loop, self._twin.search)
         self.recommendations = SyncRecommendationsClient(self._loop, self._twin.recommendations)

@@ -23,6 +23,7 @@ TWINS = {
     "PipelineClient": ("pipeline", "SyncPipelineClient"),
     "SqlClient": ("sql", "SyncSqlClient"),
     "OperationsClient": ("operations", "SyncOperationsClient"),
+    "AccountsClient": ("accounts", "SyncAccountsClient"),
     "CatalogClient": ("catalog", "SyncCatalogClient"),
     "SearchClient": ("search", "SyncSearchClient"),
     "RecommendationsClient": ("recommendations", "SyncRecommendationsClient"),
@@ -46,6 +47,7 @@ OMITTED = {("Writer", "offer")}
 # What signatures name besides what their modules import from elsewhere.
 IMPORTS = (
     "from collections.abc import Iterator",
+    "from penstock_client.accounts import Role",
     "from penstock_client.acks import Ack",
     "from penstock_client.batch import Rows",
     "from penstock_client.catalog import LOAD_PRODUCTS, PAGE_PRODUCTS, UPLOAD_TIMEOUT_S",
@@ -196,7 +198,7 @@ def _root_init(node: ast.ClassDef) -> list[str]:
     (init,) = (each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__")
     lines = [f"    def __init__({ast.unparse(init.args)}) -> None:", "        self._loop = shared_loop()"]
     lines.append(f"        self._twin = Client({_arguments(init.args)})")
-    areas = ("events", "kpis", "pipeline", "sql", "operations", *PRODUCT_AREAS)
+    areas = ("events", "kpis", "pipeline", "sql", "operations", "accounts", *PRODUCT_AREAS)
     return lines + [
         f"        self.{area} = Sync{area.capitalize()}Client(self._loop, self._twin.{area})" for area in areas
     ]
@@ -225,7 +227,7 @@ def _twin_of(returns: str) -> str:
 
 def _service_aliases(imports: list[str]) -> list[str]:
     """Each area's module imports its service's messages as `pb`; here they stand under names of their own."""
-    areas = ("events", "kpis", "pipeline", "queries", "operations", *PRODUCT_AREAS)
+    areas = ("events", "kpis", "pipeline", "queries", "operations", "accounts", *PRODUCT_AREAS)
     return [line for line in dict.fromkeys(imports) if not line.endswith(" as pb")] + [
         f"from penstock.{area}.v1 import {area}_service_pb2" for area in areas
     ]

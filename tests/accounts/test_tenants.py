@@ -1,0 +1,204 @@
+"""What one tenant has, another does not find: by any rpc, however it asks.
+
+A tenant stores a secret wherever something can be stored, under names that another tenant knows, and finds it again by
+every rpc that shows such things, so that the test could fail. Then the other one asks by every rpc for nothing in
+particular, and for those names, ids and tokens.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import symbol_database
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+from google.protobuf.message import Message
+
+from penstock import SyncClient, event, product
+from penstock.queries.views import VIEWS
+from tests.accounts.people import people
+from tests.contract.test_contract import METHODS, by_name
+from tests.process import ServerProcess
+
+OWNER, STRANGER = "owner", "stranger"
+NEWCOMER = "newcomer"  # who asks for nothing in particular, so that nothing of its own is found either
+NAME = "known_to_all"  # that things of the owner are called, and the stranger knows it
+SECRET = "xylotheque"  # what is in them
+SECONDS = 0.5  # of a call that lasts as long as its client likes
+FOUND_BY_OWNER = {
+    *("ListEvents", "ListRejectedEvents", "ListRecentSessions", "ListData", "GetProduct", "ListProducts", "Search"),
+    *("BatchSearch", "SearchSimilar", "GetUserProfile", "ListKpis", "GetKpi", "RunSql", "StreamSql", "Recommend"),
+    *("ListExperiments", "ListApiKeys", "ListUsers"),
+}
+# What the stranger would do to itself by asking, or what nobody could ask a second time.
+NOT_ASKED = {"SignOut", "CreateToken", "RefreshToken"}
+
+
+@dataclass(slots=True)
+class Tenants:
+    """A server with two tenants, of which one has something."""
+
+    server: ServerProcess
+    keys: dict[str, str]
+    names: dict[str, list[Any]]
+
+    def answers(self, tenant: str, method: MethodDescriptor, requests: Sequence[Message]) -> bytes:
+        """All that a tenant is told for these requests, errors too."""
+        told = b""
+        with grpc.insecure_channel(self.server.target) as channel:
+            for request in requests:
+                told += _told(channel, method, request, self.keys[tenant])
+        return told
+
+
+def _told(channel: grpc.Channel, method: MethodDescriptor, request: Message, key: str) -> bytes:
+    kind = ("stream" if method.client_streaming else "unary") + ("_stream" if method.server_streaming else "_unary")
+    path = f"/{method.containing_service.full_name}/{method.name}"
+    rpc: Any = getattr(channel, kind)(path, request_serializer=None, response_deserializer=None)
+    body: Any = request.SerializeToString()
+    streams = method.server_streaming or method.client_streaming
+    told = b""
+    try:
+        answer = rpc(
+            iter((body,)) if method.client_streaming else body,
+            metadata=[("authorization", f"Bearer {key}")],
+            timeout=SECONDS if streams else 30,
+        )
+        for each in answer if method.server_streaming else (answer,):
+            told += each
+    except grpc.RpcError as error:
+        trailing = dict(error.trailing_metadata() or ())
+        told += (error.details() or "").encode() + bytes(trailing.get("grpc-status-details-bin", b""))
+    return told
+
+
+def _request(message: Descriptor, names: dict[str, list[Any]], turn: int) -> Message:
+    """A request that asks for the owner's things, by what its fields are called; each turn for others of them."""
+    made: Message = symbol_database.Default().GetSymbol(message.full_name)()
+    for field in message.fields:
+        if field.message_type is not None and field.message_type.full_name.startswith("penstock."):
+            inner = _request(field.message_type, names, turn)
+            if inner.ByteSize():
+                (getattr(made, field.name).add() if field.is_repeated else getattr(made, field.name)).CopyFrom(inner)
+        elif field.type == FieldDescriptor.TYPE_STRING and names.get(field.name) and field.message_type is None:
+            value = names[field.name][turn % len(names[field.name])]
+            getattr(made, field.name).append(value) if field.is_repeated else setattr(made, field.name, value)
+    return made
+
+
+def settle_in(client: SyncClient, names: dict[str, list[Any]]) -> None:
+    """Stores the secret wherever something can be stored."""
+    with client.events.writer(NAME, row_policy="keep_good") as writer:
+        for number in range(60):
+            writer.send(
+                event(
+                    "purchase" if number % 2 else "page_view",
+                    **dict.fromkeys(("user_id", "visitor_id", "session_id", "site_id", "product_id"), NAME),
+                    url=f"https://shop.example/{SECRET}/{number}",
+                    referrer=f"https://{SECRET}.example",
+                    price=1.0,
+                    quantity=1,
+                    order_id=f"{SECRET}-{number}",
+                    properties={"note": SECRET},
+                )
+            )
+        writer.send(event("page_view", user_id=NAME, url=f"https://{SECRET}", price=float("nan")))
+    client.catalog.upsert([product(f"{SECRET}-{n}", f"{SECRET} {n}", price=n + 1.0, brand=SECRET) for n in range(30)])
+    client.catalog.upsert(product(NAME, f"a {SECRET}", price=3, category_path=f"{NAME}/{SECRET}", brand=SECRET))
+    for each in (NAME, *(f"{SECRET}-{n}" for n in range(5))):
+        client.feedback.send(NAME, each, "click")
+    client.pipeline.run()
+    names["id"].append(client.pipeline.start().message.name.removeprefix("operations/"))
+    names["id"].append(client.search.rebuild().message.name.removeprefix("operations/"))
+    client.kpis.create(NAME, "count", "count(event_type = 'page_view')", label=SECRET)
+    client.recommendations.create_experiment(NAME, {"control": 1.0, SECRET: 1.0})
+    client.accounts.create_user(f"user-{SECRET}", "a long enough password", ["viewer"])
+    names["id"].append(client.accounts.create_key(SECRET, ["viewer"]).api_key.id)
+
+
+@pytest.fixture(scope="module")
+def tenants(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tenants]:
+    folder = tmp_path_factory.mktemp("tenants")
+    known = people(folder, (OWNER, STRANGER, NEWCOMER))
+    keys = {tenant: known.keys[tenant, "admin"] for tenant in (OWNER, STRANGER, NEWCOMER)}
+    by_name = ("user_id", "visitor_id", "session_id", "site_id", "product_id", "stream_id", "request_id", "username")
+    names: dict[str, list[Any]] = {
+        **{each: [NAME] for each in by_name},
+        "name": [NAME, f"user-{SECRET[:3]}"],
+        "metric": [NAME, "gmv"],
+        "query": ["wood", NAME],
+        "context": [],
+        "table": ["bronze", "silver", "gold", "sessions"],
+        "sql": [f"SELECT * FROM {view}" for view in VIEWS],
+        "question": ["what?"],
+        "id": [],
+        "page_token": [],
+        "resume_token": [],
+    }
+    with ServerProcess(folder, env={"PENSTOCK_AUTH": "required", "PENSTOCK_PIPELINE_INTERVAL_S": "0.1"}) as server:
+        with SyncClient(server.target, api_key=keys[OWNER]) as client:
+            settle_in(client, names)
+        made = Tenants(server, keys, names)
+        _collect_tokens(made)
+        yield made
+
+
+def _collect_tokens(tenants: Tenants) -> None:
+    """Page and resume tokens of the owner, which the stranger may have come by."""
+    with grpc.insecure_channel(tenants.server.target) as channel:
+        for method in METHODS:
+            fields = method.input_type.fields_by_name
+            if "page_token" not in fields or method.server_streaming:
+                continue
+            request = _request(method.input_type, {**tenants.names, "page_token": []}, 0)
+            if "page_size" in fields:
+                setattr(request, "page_size", 1)  # noqa: B010  # a field that not all of them have
+            if "limit" in fields:
+                setattr(request, "limit", 1)  # noqa: B010
+            body = _told(channel, method, request, tenants.keys[OWNER])
+            answer = symbol_database.Default().GetSymbol(method.output_type.full_name)
+            try:
+                token = getattr(answer.FromString(body), "next_page_token", "")
+            except Exception:  # an error has no token
+                continue
+            if token:
+                tenants.names["page_token"].append(token)
+
+
+def asked(tenants: Tenants, method: MethodDescriptor) -> list[Message]:
+    """Requests for the owner's things: by each of the names, and with each of the tokens."""
+    turns = max(len(values) for values in tenants.names.values())
+    found: dict[bytes, Message] = {}
+    for turn, with_tokens in itertools.product(range(turns), (False, True)):
+        names = tenants.names if with_tokens else {**tenants.names, "page_token": [], "resume_token": []}
+        request = _request(method.input_type, names, turn)
+        found[request.SerializeToString(deterministic=True)] = request
+    return list(found.values())
+
+
+@pytest.mark.parametrize("method", [each for each in METHODS if each.name not in NOT_ASKED], ids=by_name)
+def test_a_stranger_finds_nothing(tenants: Tenants, method: MethodDescriptor) -> None:
+    nothing: Message = symbol_database.Default().GetSymbol(method.input_type.full_name)()
+    told = tenants.answers(NEWCOMER, method, [nothing])
+    assert SECRET.encode() not in told
+    assert NAME.encode() not in told, "it names what it was not asked for"
+    assert SECRET.encode() not in tenants.answers(STRANGER, method, asked(tenants, method))
+
+
+@pytest.mark.parametrize("method", [each for each in METHODS if each.name in FOUND_BY_OWNER], ids=by_name)
+def test_the_owner_finds_it_still(tenants: Tenants, method: MethodDescriptor) -> None:
+    """The last: so the rpcs above could have shown it, and the stranger has changed and removed nothing."""
+    nothing: Message = symbol_database.Default().GetSymbol(method.input_type.full_name)()
+    assert SECRET.encode() in tenants.answers(OWNER, method, [nothing, *asked(tenants, method)])
+
+
+def test_every_attempt_leaves_a_line(tenants: Tenants) -> None:
+    """Who asked for what another tenant has is in the log, by tenant and key."""
+    key_id = tenants.keys[STRANGER].split("_")[1]
+    lines = [line for line in tenants.server.log.splitlines() if "call refused" in line and STRANGER in line]
+    for reason in ("OPERATION_NOT_FOUND", "PRODUCT_NOT_FOUND", "KPI_NOT_FOUND", "API_KEY_NOT_FOUND", "USER_NOT_FOUND"):
+        assert any(reason in line and key_id in line for line in lines), reason
+    assert SECRET not in "".join(lines)
+    assert not any(key in tenants.server.log for key in tenants.keys.values())
