@@ -142,6 +142,6 @@ async def test_the_flush_setting_follows_the_server(embedded_settings: Settings)
         finally:
             await engine.close()
         durable = {row["name"] for row in found if row["durable"]}
-        assert not durable & {"schema_versions", "leases", "pipeline_runs"}
+        assert not durable & {"schema_versions", "leases", "tenant_runs"}
         assert ({"commits", "bronze_events", "silver_events"} <= durable) == fsync
         assert bool(durable) == fsync
