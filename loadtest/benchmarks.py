@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from loadtest import (
+    edge,
     endurance,
     ingest,
     kpis,
     latency,
+    overload,
     peers,
     quality_anomalies,
     quality_forecasts,
@@ -99,6 +101,11 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         QUICK_LONG,
         in_all=False,
     ),
+    "auth_overhead": Benchmark("GetMetrics from the cache with a credential, 8 at once", edge.auth_overhead),
+    "rate_limit_overhead": Benchmark("the same, counted by rate limits", edge.rate_limit_overhead),
+    "rest_overhead": Benchmark("the same as GET /metrics through Envoy", edge.rest_overhead),
+    "cache_hit": Benchmark("a search whose answer is kept, 8 at once", edge.cache_hit),
+    "overload": Benchmark("five times as many searches as can be answered", overload.overload),
     "memory": Benchmark("RSS over a long run at 200,000 rows/s", endurance.memory, LONG, QUICK_LONG, in_all=False),
     "flood": Benchmark("RSS while 10 million rows rush in", endurance.flood, LONG, QUICK_LONG, in_all=False),
 }

@@ -63,14 +63,20 @@ async def calls(call: Call, count: int, waits_s: list[float]) -> None:
     await asyncio.gather(*(calling(number) for number in range(CONCURRENCY)))
 
 
-async def caller(held: AsyncExitStack, target: str, method: str, requests: Sequence[bytes]) -> Call:
-    """Calls a method with one request after another, over and over."""
+async def caller(
+    held: AsyncExitStack,
+    target: str,
+    method: str,
+    requests: Sequence[bytes],
+    metadata: Sequence[tuple[str, str]] = (),
+) -> Call:
+    """Calls a method with one request after another, over and over; `metadata` goes with each."""
     channel = await held.enter_async_context(grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS))
     invoke = channel.unary_unary(method)
     bodies = itertools.cycle(requests)
 
     async def call(_: int) -> bytes:
-        return bytes(await invoke(next(bodies)))
+        return bytes(await invoke(next(bodies), metadata=metadata))
 
     return call
 

@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import multiprocessing
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import ParamSpec, TypeVar
 
 import psutil
@@ -25,14 +26,17 @@ def scratch() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def server(data_dir: Path, *, fsync: bool, pipeline: bool = True) -> Iterator[ServerProcess]:
-    """`penstock serve` over `data_dir`, listening on the loopback alone; blocks until it is ready."""
-    env = {
+def server(
+    data_dir: Path, *, fsync: bool, pipeline: bool = True, env: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[ServerProcess]:
+    """`penstock serve` over `data_dir`, on the loopback alone; blocks until it is ready. `env`: more settings."""
+    given = {
         "PENSTOCK_FSYNC": str(fsync).lower(),
         "PENSTOCK_PIPELINE_ENABLED": str(pipeline).lower(),
         "PENSTOCK_LOG_LEVEL": "warning",
+        **env,
     }
-    with ServerProcess(data_dir, env=env) as running:
+    with ServerProcess(data_dir, env=given) as running:
         yield running
 
 

@@ -190,7 +190,7 @@ async def _measured(folder: Path, seconds: float) -> Times:
                 times.prepare.append(
                     await _timed(lambda: runner.prepare(Query("default", text.format(n=number + 2))))  # noqa: B023
                 )
-                times.validate.append(await _timed(lambda: runner.validate(text.format(n=number + 3))))  # noqa: B023
+                times.validate.append(await _timed(lambda: runner.validate("default", text.format(n=number + 3))))  # noqa: B023
         return times
     finally:
         await sql.close()

@@ -31,8 +31,8 @@ async def text_search(name: str, scale: Scale) -> Result:
     stocked = await asyncio.to_thread(shop, scale.products)
     texts = queries(Random(SEED))
     async with serving(stocked) as (target, index), AsyncExitStack() as held:
-        first = await caller(held, target, SEARCH, _requests(texts))
-        again = await caller(held, target, SEARCH, _requests(texts[:AGAIN_QUERIES]))
+        first = await caller(held, target, SEARCH, requests_of(texts))
+        again = await caller(held, target, SEARCH, requests_of(texts[:AGAIN_QUERIES]))
         await calls_per_s(first, scale.warm_up_s, [])
         waits_s: list[float] = []
         rate = await calls_per_s(_checked(first, cached=False), scale.seconds * scale.rounds, waits_s)
@@ -91,7 +91,8 @@ def queries(chance: Random) -> Sequence[str]:
     return list(made)
 
 
-def _requests(texts: Sequence[str]) -> Sequence[bytes]:
+def requests_of(texts: Sequence[str]) -> Sequence[bytes]:
+    """A request for each text, as it goes over the wire."""
     return [pb.SearchRequest(query=text).SerializeToString() for text in texts]
 
 

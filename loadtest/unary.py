@@ -14,6 +14,7 @@ from penstock.kpis.v1 import kpis_service_pb2 as kpis_pb2
 
 GOLD_S_MAX = 15.0
 POLL_S = 0.05
+REQUEST = kpis_pb2.GetMetricsRequest().SerializeToString()
 GET_METRICS = "/penstock.kpis.v1.KpiService/GetMetrics"
 MESSAGE = b"\0" * 64  # about what an empty call is on the wire
 
@@ -21,14 +22,10 @@ MESSAGE = b"\0" * 64  # about what an empty call is on the wire
 async def metrics_unary(name: str, scale: Scale) -> Result:
     """GetMetrics, which nothing makes stale meanwhile, and an empty call, by turns and from the same client."""
     with scratch() as folder, server(folder / "server", fsync=True) as running, empty_server(folder) as (port, _):
-        async with opened(running.target, ["seed"]) as streams:
-            batches = await asyncio.to_thread(rows.as_messages, 500, batches=4, timestamps=False)
-            await run_all(streams, Load(batches, scale.seconds, rows_max=2_000))
-        request = kpis_pb2.GetMetricsRequest().SerializeToString()
+        await seeded(running.target, scale)
         async with AsyncExitStack() as held:
-            get_metrics = await caller(held, running.target, GET_METRICS, [request])
+            get_metrics = await caller(held, running.target, GET_METRICS, [REQUEST])
             call_empty = await caller(held, f"127.0.0.1:{port}", empty.METHOD, [b""])
-            await _until_there(get_metrics)
             metrics, empties, waits_s = await by_turns(get_metrics, call_empty, scale)
     return Result(
         name, median(metrics), "rpc/s", median(empties), "an empty unary call of the same runtime",
@@ -62,10 +59,15 @@ async def _exchanger(held: AsyncExitStack, port: int) -> Call:
     return call
 
 
-async def _until_there(get_metrics: Call) -> None:
-    """Waits until gold has the seed; before that the answer is another, and not yet cached."""
-    for _ in range(int(GOLD_S_MAX / POLL_S)):
-        if kpis_pb2.GetMetricsResponse.FromString(await get_metrics(0)).HasField("latest_kpis"):
-            return
-        await asyncio.sleep(POLL_S)
+async def seeded(target: str, scale: Scale) -> None:
+    """Sends some events, and waits until gold has them; before that GetMetrics is another, and not yet cached."""
+    async with opened(target, ["seed"]) as streams:
+        batches = await asyncio.to_thread(rows.as_messages, 500, batches=4, timestamps=False)
+        await run_all(streams, Load(batches, scale.seconds, rows_max=2_000))
+    async with AsyncExitStack() as held:
+        get_metrics = await caller(held, target, GET_METRICS, [REQUEST])
+        for _ in range(int(GOLD_S_MAX / POLL_S)):
+            if kpis_pb2.GetMetricsResponse.FromString(await get_metrics(0)).HasField("latest_kpis"):
+                return
+            await asyncio.sleep(POLL_S)
     raise TimeoutError(f"the seed was not in gold after {GOLD_S_MAX:g} s")
