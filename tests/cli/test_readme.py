@@ -107,8 +107,10 @@ def locked(name: str) -> set[str]:
 
 
 def test_every_dependency_says_why_it_is_there_and_is_locked() -> None:
-    assert set(re.findall(r"^\| ([a-z0-9-]+) \|", README, re.MULTILINE)) - {"dependency", "command"} == required(
-        development=False
-    )
+    assert set(re.findall(r"^\| ([a-z0-9-]+) \|", README, re.MULTILINE)) - {
+        "dependency",
+        "command",
+        "role",
+    } == required(development=False)
     assert required(development=False) <= locked("requirements.lock")
     assert required(development=True) | locked("requirements.lock") <= locked("requirements-dev.lock")
