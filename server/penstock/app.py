@@ -9,10 +9,9 @@ from typing import Self
 import grpc
 import structlog
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_channelz.v1 import channelz
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health
 
+from penstock.access.v1 import access_pb2
 from penstock.discovery import Discovery, opened_encoders
 from penstock.events.committer import Committer
 from penstock.events.intake import Intake
@@ -22,12 +21,13 @@ from penstock.events.service import EventService
 from penstock.events.streams import Streams
 from penstock.events.tail import Tails
 from penstock.events.v1 import events_service_pb2
+from penstock.gatehouse import Gatehouse
 from penstock.kpis.catalog import load_catalog
 from penstock.kpis.feature_export import FeatureExport
 from penstock.kpis.features import FeatureReader
 from penstock.kpis.feed import KpiFeed
 from penstock.kpis.latency import LatencyReader
-from penstock.kpis.moment import Moments
+from penstock.kpis.moment import Moments, seen
 from penstock.kpis.outlooks import Outlooks
 from penstock.kpis.own_metrics import Catalogs
 from penstock.kpis.quality import QualityReader
@@ -37,8 +37,10 @@ from penstock.kpis.series import SeriesReader
 from penstock.kpis.service import KpiService
 from penstock.kpis.trends import TrendReader
 from penstock.kpis.v1 import kpis_service_pb2
+from penstock.operations.caches import Caches
 from penstock.operations.health import HealthChecker
 from penstock.operations.loop_lag import LoopLag
+from penstock.operations.metrics import AdmissionFigures, CacheFigures, Figures, IndexFigures, LaneFigures
 from penstock.operations.probes import CacheProbe, IndexProbe, IngestProbe, PipelineProbe, StorageProbe
 from penstock.operations.service import IngestFigures, OperationsService
 from penstock.operations.v1 import operations_service_pb2
@@ -66,15 +68,21 @@ from penstock.rest.openapi import document_json
 from penstock.rpc.bind import Edge
 from penstock.rpc.operations import Operations
 from penstock.rpc.server import listen, make_server
+from penstock.rpc.standard import add_standard_services
+from penstock.rpc.tags import Tags, VersionOf
+from penstock.rpc.tls import certificates
 from penstock.settings import Settings
 from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import ClickHouseEngine, open_engine
 from penstock.storage.lease import Lease
 from penstock.storage.schema import migrate
 from penstock.storage.user_sql.lane import open_user_sql
+from penstock.watching import Watching
 from penstock.workers import Workers
 
 log = structlog.get_logger()
+
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,18 +100,36 @@ class Parts:
     discovery: Discovery
     forgetter: Forgetter
     services: Mapping[ServiceDescriptor, object]
+    catalogs: Catalogs
+    figures: Callable[[], Figures]
     draining: asyncio.Event
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """What all areas rest on."""
+
+    settings: Settings
+    engine: ClickHouseEngine
+    commit_log: CommitLog
+    workers: Workers
+    discovery: Discovery
+    gatehouse: Gatehouse
+    watching: Watching
 
 
 class Server:
     """A server that serves: where, and how it is stopped."""
 
-    def __init__(self, settings: Settings, parts: Parts, server: grpc.aio.Server, grpc_port: int) -> None:
+    def __init__(
+        self, settings: Settings, parts: Parts, server: grpc.aio.Server, grpc_port: int, inner_port: int
+    ) -> None:
         self._settings = settings
         self._parts = parts
         self._server = server
         self._drained = False
         self.grpc_port = grpc_port
+        self.inner_port = inner_port  # where Envoy, on this machine, reaches it without TLS
 
     @classmethod
     @asynccontextmanager
@@ -123,16 +149,26 @@ class Server:
             workers = Workers()
             ending.push_async_callback(workers.close)
             discovery = await ending.enter_async_context(Discovery.open(settings, engine, commit_log, encoders))
-            parts = _assemble(settings, engine, commit_log, queries, costs, workers, discovery)
+            gatehouse = await ending.enter_async_context(Gatehouse.open(settings, engine, discovery.redis))
+            watching = await ending.enter_async_context(Watching.open(settings, discovery.results.tallies))
+            core = Core(settings, engine, commit_log, workers, discovery, gatehouse, watching)
+            parts = _assemble(core, queries, costs)
             await parts.runner.open()
             if commit_log.leads:
                 await parts.forgetter.resume()
-            edge = Edge(trusted_proxies=settings.trusted_proxies)
+            tags = Tags(own_version(), _versions(commit_log, parts.catalogs, discovery), parts.catalogs.of)
+            policy = gatehouse.policy(tags, watching.calls)
+            edge = Edge(trusted_proxies=settings.trusted_proxies, policy=policy)
             server = make_server([edge.handlers(service, part) for service, part in parts.services.items()])
-            _add_standard_services(server, parts)
-            port = listen(server, settings.grpc_host, settings.grpc_port)
+            names = [service.full_name for service in parts.services]
+            add_standard_services(server, parts.health, names, gatehouse.access)
+            shown = certificates(settings)
+            port = listen(server, settings.grpc_host, settings.grpc_port, shown)
+            # Envoy, beside this server, need not prove itself to it.
+            inner_port = port if shown is None else listen(server, LOOPBACK, 0)
+            await ending.enter_async_context(watching.serving_metrics(settings, parts.figures))
             await _start(settings, parts, server)
-            serving = cls(settings, parts, server, port)
+            serving = cls(settings, parts, server, port, inner_port)
             ending.push_async_callback(serving.drain)
             log.info("serving gRPC", address=f"{settings.grpc_host}:{port}", version=own_version())
             yield serving
@@ -206,18 +242,11 @@ async def _queries(
         await costs.stop()
 
 
-def _assemble(
-    settings: Settings,
-    engine: ClickHouseEngine,
-    commit_log: CommitLog,
-    queries: QueryService,
-    costs: CostRecorder,
-    workers: Workers,
-    discovery: Discovery,
-) -> Parts:
+def _assemble(core: Core, queries: QueryService, costs: CostRecorder) -> Parts:
+    settings, engine, commit_log, discovery = core.settings, core.engine, core.commit_log, core.discovery
     draining = asyncio.Event()
     streams = Streams(commit_log)
-    committer = Committer(engine, commit_log, streams)
+    committer = Committer(engine, commit_log, streams, core.watching.ingest)
     intake = Intake(committer)
     events = EventService(
         committer,
@@ -272,12 +301,16 @@ def _assemble(
         health_servicer,
     )
     loop_lag = LoopLag()
+    found = discovery.services(intake, operations, forgetter)
     status = OperationsService(
         checker,
         loop_lag,
-        ingest=lambda: _ingest_figures(streams, committer, commit_log),
+        ingest=lambda tenant: _ingest_figures(streams, committer, commit_log, tenant),
         lag_s=lambda: pipeline_probe.lag_s,
         openapi=document_json(own_version()),
+        caches=Caches(discovery.results, discovery.redis, found.search, found.recommendations),
+        performance=core.watching.performance,
+        slow_calls=core.watching.slow_calls,
     )
     services: dict[ServiceDescriptor, object] = {
         events_service_pb2.DESCRIPTOR.services_by_name["EventService"]: events,
@@ -289,7 +322,7 @@ def _assemble(
             moments=Moments(commit_log),
             trends=TrendReader(series, catalogs, settings.currency),
             queries=KpiQueries(engine, catalogs, settings.currency),
-            outlooks=Outlooks(series, catalogs, workers),
+            outlooks=Outlooks(series, catalogs, core.workers),
             features=features,
             feature_export=FeatureExport(engine, features),
             quality=QualityReader(engine, commit_log, settings, reader.freshness),
@@ -297,7 +330,8 @@ def _assemble(
         ),
         queries_service_pb2.DESCRIPTOR.services_by_name["QueryService"]: queries,
         operations_service_pb2.DESCRIPTOR.services_by_name["OperationsService"]: status,
-        **discovery.services(intake, operations, forgetter),
+        **core.gatehouse.services(),
+        **found.by_descriptor(),
     }
     return Parts(
         committer,
@@ -311,6 +345,8 @@ def _assemble(
         discovery,
         forgetter,
         services,
+        catalogs,
+        lambda: _figures(core, streams, committer, loop_lag, pipeline_probe),
         draining,
     )
 
@@ -322,25 +358,57 @@ def _lag_seconds(runner: PipelineRunner) -> Callable[[], Awaitable[float]]:
     return read
 
 
-def _ingest_figures(streams: Streams, committer: Committer, commit_log: CommitLog) -> IngestFigures:
-    return IngestFigures(
-        open_streams=streams.open_count,
-        queued_batches=committer.queued_batches,
-        queued_bytes=committer.queued_bytes,
-        rows_accepted=committer.totals.accepted,
-        rows_rejected=committer.totals.rejected,
-        commits=committer.totals.commits,
-        last_commit=commit_log.last_append,
+def _versions(commit_log: CommitLog, catalogs: Catalogs, discovery: Discovery) -> Mapping[int, VersionOf]:
+    """What answers depend on, by what the contract says of how long they stay right."""
+
+    def gold(tenant: str) -> str | None:
+        declared = catalogs.newest(tenant)
+        return None if declared is None else f"{seen(commit_log.version)}.{declared}"
+
+    return {
+        access_pb2.CACHEABILITY_UNTIL_COMMIT: lambda _: f"{commit_log.version}",
+        access_pb2.CACHEABILITY_UNTIL_GOLD: gold,
+        access_pb2.CACHEABILITY_UNTIL_INDEX: discovery.content,
+    }
+
+
+def _figures(core: Core, streams: Streams, committer: Committer, loop_lag: LoopLag, pipeline: PipelineProbe) -> Figures:
+    """What Prometheus is told besides of calls. Read in a thread of its own: numbers and copies only."""
+    results, admission, watch = core.discovery.results, core.gatehouse.admission, core.watching.calls
+
+    def admitted() -> AdmissionFigures:
+        load = admission.load
+        return AdmissionFigures(load.in_use, load.waiting, sum(load.refused.values()))
+
+    return Figures(
+        own_version(),
+        ingest=lambda: _ingest_figures(streams, committer, core.commit_log),
+        lag_s=lambda: pipeline.lag_s,
+        loop_lag_s=lambda: loop_lag.max_ms / 1e3,
+        cache=lambda: CacheFigures(*results.size, results.tallies.sums()),
+        redis_up=(lambda: core.discovery.redis.available) if core.discovery.redis.configured else None,
+        index=lambda: IndexFigures(*core.discovery.index_size()),
+        statements=lambda: {lane: LaneFigures(*load) for lane, load in core.engine.load.items()},
+        admission=admitted,
+        rate_limited=lambda: watch.rate_limited,
+        auth_failures=lambda: dict(watch.auth_failures),
     )
 
 
-def _add_standard_services(server: grpc.aio.Server, parts: Parts) -> None:
-    """Health, reflection and channelz, which tools expect under their standard names."""
-    health_pb2_grpc.add_HealthServicer_to_server(parts.health, server)
-    channelz.add_channelz_servicer(server)
-    names = [service.full_name for service in parts.services]
-    health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-    reflection.enable_server_reflection([*names, health_name, reflection.SERVICE_NAME], server)
+def _ingest_figures(
+    streams: Streams, committer: Committer, commit_log: CommitLog, tenant: str | None = None
+) -> IngestFigures:
+    """How ingest stands, for a tenant or for all of them."""
+    totals = committer.totals if tenant is None else committer.totals_of(tenant)
+    return IngestFigures(
+        open_streams=streams.open_count if tenant is None else streams.open_count_of(tenant),
+        queued_batches=committer.queued_batches,
+        queued_bytes=committer.queued_bytes,
+        rows_accepted=totals.accepted,
+        rows_rejected=totals.rejected,
+        commits=committer.totals.commits,
+        last_commit=commit_log.last_append,
+    )
 
 
 async def _start(settings: Settings, parts: Parts, server: grpc.aio.Server) -> None:

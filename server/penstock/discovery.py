@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -12,6 +13,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from penstock.cache.embedded import RedisFailed
 from penstock.cache.redis import Redis, open_redis
 from penstock.cache.results import Results
+from penstock.cache.warming import Warmer
 from penstock.catalog.products import Catalogue
 from penstock.catalog.reader import ProductReader
 from penstock.catalog.service import CatalogService
@@ -59,6 +61,25 @@ log = structlog.get_logger()
 _ENCODERS = (MINILM, CLIP)
 
 
+@dataclass(frozen=True, slots=True)
+class DiscoveryServices:
+    """The services of these areas."""
+
+    catalog: CatalogService
+    search: SearchService
+    recommendations: RecommendationService
+    feedback: FeedbackService
+
+    def by_descriptor(self) -> Mapping[ServiceDescriptor, object]:
+        """Each with what the contract says of it."""
+        return {
+            catalog_service_pb2.DESCRIPTOR.services_by_name["CatalogService"]: self.catalog,
+            search_service_pb2.DESCRIPTOR.services_by_name["SearchService"]: self.search,
+            recommendations_service_pb2.DESCRIPTOR.services_by_name["RecommendationService"]: self.recommendations,
+            feedback_service_pb2.DESCRIPTOR.services_by_name["FeedbackService"]: self.feedback,
+        }
+
+
 class Discovery:
     """The parts of these areas that live as long as the server."""
 
@@ -68,7 +89,6 @@ class Discovery:
         self._settings = settings
         self._engine = engine
         self._log = commit_log
-        self._results = results
         self._lane = SearchLane()
         self._interactions = Interactions(engine, commit_log)
         self._histories = Histories(self._interactions, commit_log)
@@ -77,8 +97,11 @@ class Discovery:
         self._sessions: Sessions
         self._indexes: Indexes
         self._models: Models
+        self._recommendations: RecommendationService | None = None
+        self._warmer: Warmer | None = None
         self._encodings: Sequence[Encoding] = ()
         self.redis = redis
+        self.results = results
         self.catalogue = Catalogue(engine, commit_log)
         self.writer = CatalogueWriter(engine, commit_log, self.catalogue, settings.currency)
 
@@ -115,34 +138,37 @@ class Discovery:
             ending.push_async_callback(made._models.stop)
             yield made
 
-    def services(
-        self, intake: Intake, operations: Operations, forgetter: Forgetter
-    ) -> Mapping[ServiceDescriptor, object]:
+    def services(self, intake: Intake, operations: Operations, forgetter: Forgetter) -> DiscoveryServices:
         """The services of these areas."""
         self._exposures = exposures = Exposures(_through(intake))
         recommender = Recommender(self._lane, self._sessions, self._histories)
-        search = SearchService(self._indexes, Searcher(self._lane), self._lane, self._results, operations)
+        search = SearchService(self._indexes, Searcher(self._lane), self._lane, self.results, operations)
         recommendations = RecommendationService(
-            recommender, self._indexes, self._models, self._experiments, exposures, self._results, operations
+            recommender, self._indexes, self._models, self._experiments, exposures, self.results, operations
         )
+        self._recommendations = recommendations
+        self._warmer = Warmer((search, recommendations))
         feedback = FeedbackService(
-            FeedbackIntake(self._interactions, self._sessions, self._changed),
+            FeedbackIntake(self._interactions, self._sessions, self._interacted),
             Profiles(self._interactions, self._sessions),
             Forgetting(forgetter, self._sessions, self._forgotten),
         )
         catalog = CatalogService(
             self.writer, ProductReader(self._engine, self._log, self.catalogue), self._indexes.found
         )
-        return {
-            catalog_service_pb2.DESCRIPTOR.services_by_name["CatalogService"]: catalog,
-            search_service_pb2.DESCRIPTOR.services_by_name["SearchService"]: search,
-            recommendations_service_pb2.DESCRIPTOR.services_by_name["RecommendationService"]: recommendations,
-            feedback_service_pb2.DESCRIPTOR.services_by_name["FeedbackService"]: feedback,
-        }
+        return DiscoveryServices(catalog, search, recommendations, feedback)
 
     def loading(self) -> list[str]:
         """Tenants whose index is being read."""
         return self._indexes.loading
+
+    def content(self, tenant: str) -> str | None:
+        """Names what a tenant's searches depend on now; None while that cannot be said."""
+        return self._indexes.content(tenant)
+
+    def index_size(self) -> tuple[int, int]:
+        """How many products the indexes of all tenants have, and what they take in bytes. For any thread."""
+        return self._indexes.size()
 
     async def start(self) -> None:
         """Begins to write, to read indexes, and to learn. Raises Unavailable."""
@@ -154,9 +180,13 @@ class Discovery:
             self._exposures.start()
         await self._indexes.open()
         self._models.start()
+        if self._warmer is not None:
+            self._warmer.start()
 
     async def stop_writing(self) -> None:
         """Commits what waits, and takes nothing more."""
+        if self._warmer is not None:
+            await self._warmer.stop()
         if self._exposures is not None:
             await self._exposures.stop()
         for part in (self.writer, self._interactions, self._experiments):
@@ -166,15 +196,22 @@ class Discovery:
         """What a session that was lost is made of again."""
         return [touch(row) for row in await self._interactions.last(tenant, user_id, INTERACTIONS_MAX)]
 
+    async def _interacted(self, tenant: str, user_id: str) -> None:
+        if self._recommendations is not None:
+            self._recommendations.active(tenant, user_id)
+        await self._changed(tenant, user_id)
+
     async def _changed(self, tenant: str, user_id: str) -> None:
         self._histories.changed(tenant, user_id)
-        await self._results.invalidate(tenant, RECOMMENDATIONS.name, user_id)
+        await self.results.invalidate(tenant, RECOMMENDATIONS.name, user_id)
 
     async def _forgotten(self, tenant: str, user_id: str) -> None:
         await self._changed(tenant, user_id)
         self._models.forget(tenant, user_id)
         if self._exposures is not None:
             self._exposures.forget(tenant, user_id)
+        if self._recommendations is not None:
+            self._recommendations.forget(tenant, user_id)
 
 
 @asynccontextmanager

@@ -4,6 +4,8 @@ Raised where the fault is known, translated once, in `penstock.rpc.status`:
 
     PenstockError
       ├── InvalidInput          INVALID_ARGUMENT     400
+      ├── Unauthenticated       UNAUTHENTICATED      401   no credential, or one that does not hold
+      ├── PermissionDenied      PERMISSION_DENIED    403   the credential holds, its roles do not reach
       ├── NotFound              NOT_FOUND            404
       ├── AlreadyStored         ALREADY_EXISTS       409   safe to ignore
       ├── Conflict              FAILED_PRECONDITION  400   the state forbids it
@@ -59,6 +61,14 @@ class PenstockError(Exception):
 
 class InvalidInput(PenstockError):
     """The request is wrong, and would be tomorrow."""
+
+
+class Unauthenticated(PenstockError):
+    """There is no credential, or it does not hold (any more)."""
+
+
+class PermissionDenied(PenstockError):
+    """Who calls is known, and may not."""
 
 
 class NotFound(PenstockError):

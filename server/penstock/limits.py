@@ -1,6 +1,7 @@
 """The bounds on what clients and load can make large, each with its unit in its name and its why beside it.
 
-What bounds one algorithm alone stands beside that algorithm.
+What bounds one algorithm alone stands beside that algorithm. Of a queue, `of one tenant` is what a tenant alone may
+have; beside others it has less, and all of them together have twice as much at most, see `storage/shares.py`.
 """
 
 # --- one request ----------------------------------------
@@ -28,9 +29,11 @@ EVENT_FUTURE_SECONDS_MAX = 86_400
 STREAM_OUTSTANDING_REQUESTS_MAX = 256
 STREAM_OUTSTANDING_BYTES_MAX = 8 * 1024 * 1024
 QUEUE_BYTES_MAX = 128 * 1024 * 1024  # all streams together; past it a stream is not read further
+QUEUE_TENANT_BYTES_MAX = 112 * 1024 * 1024  # of one tenant that is alone: a request of another one still fits
 QUEUE_FULL_WAIT_S_MAX = 30.0  # a stream waits so long for room before it is told OVERLOADED
 COMMIT_ROWS_MAX = 250_000  # more would make acks late without making rows faster
 COMMIT_BYTES_MAX = 64 * 1024 * 1024
+ISOLATION_S_MAX = 2.0  # one tenant's batches are tried apart for so long; those that still fail together are refused
 COMMIT_RETRY_S_MAX = 20.0  # storage may be away so long before waiting batches are told UNAVAILABLE
 GROUP_ROWS_MAX = 16_384  # rows of small batches that the engine reads as one message
 STREAMS_PER_TENANT_MAX = 1_000
@@ -47,7 +50,7 @@ PRODUCTS_LOADED_ROWS = 50_000  # that one statement reads when a catalogue comes
 
 # --- search ----------------------------------------
 SEARCH_THREADS = 2  # more would only take turns on the cores
-SEARCHES_WAITING_MAX = 512  # past it a search is told OVERLOADED; the last of them waits some 0.3 s
+SEARCHES_WAITING_MAX = 512  # of one tenant; past it a search is told OVERLOADED; the last of them waits some 0.3 s
 SEARCH_BATCH = 64  # vectors' neighbours that are computed in one go
 SEARCH_DEPTH_MAX = 10_000  # results that pages reach
 SEARCH_RESULTS_DEFAULT = 20
@@ -85,11 +88,14 @@ HISTORIES_KEPT_MAX = 20_000  # of users that came after the last training; some 
 HISTORY_ROWS_MAX = 1_000  # of one user that are read
 ACTIVE_USERS_MAX = 200_000  # since the last training; past it what users did is read from the database
 EXPERIMENTS_MAX = 100  # of one tenant
-EXPOSURES_QUEUED_MAX = 10_000  # past it they are dropped, never a recommendation
+EXPOSURES_QUEUED_MAX = 10_000  # of one tenant; past it they are dropped, never a recommendation
 EXPOSURES_KNOWN_MAX = (
     200_000  # users and experiments of which an exposure is stored already; each is stored once an hour
 )
 EXPOSURE_AGAIN_S = 3_600.0
+POPULAR_SEARCHES_MIN = 5  # within the hour: then an answer is computed anew before it is asked for again
+ACTIVE_USER_INTERACTIONS_MIN = 10  # likewise, of a user whose feed is
+WARMED_DEFAULT = 200
 AFFINITIES_SHOWN_MAX = 100
 INTERACTIONS_SHOWN_DEFAULT = 20
 
@@ -101,8 +107,8 @@ KPI_TREND_ANSWERS_MAX = 32  # likewise; one of 10,000 windows takes 3 MB
 KPI_POPULATIONS_MAX = 16  # versions whose quintiles and features of all users are kept; a few hundred bytes each
 FEATURE_EXPORT_USERS = 50_000  # that one statement of an export reads; as rows in Python some 40 MB
 FEATURE_EXPORT_BYTES = 1024 * 1024  # of one piece of an export
-FEATURE_EXPORTS_MAX = 2  # at a time; each keeps one of the handles that read
-KPI_WATCHERS_MAX = 1_000
+FEATURE_EXPORTS_MAX = 2  # of one tenant at a time, and one more of others; each keeps one of the handles that read
+KPI_WATCHERS_MAX = 1_000  # of one tenant
 KPI_QUERY_ANSWERS_MAX = 16  # of kpis:query, kept for pages and repetitions; one of as many rows as allowed takes 30 MB
 KPI_QUERY_WINDOWS_MAX = 10_000  # of one kpis:query, a week of minutes
 KPI_QUERY_ROWS_MAX = 50_000  # of one kpis:query, all pages together; they are put in order in memory
@@ -113,6 +119,10 @@ OWN_KPIS_MAX = 500  # of one tenant
 OWN_KPIS_REFRESH_S = 2.0  # another server's changes to a tenant's metrics are seen so late at most
 TAIL_WATCHERS_MAX = 500
 REPLAY_ROWS_MAX = 10_000
+
+# --- how many calls run at once ----------------------------------------
+READS_AT_ONCE = 8  # calls that compute an answer; more would only take turns on the cores, and on the handles
+READS_WAITING_MAX = 1_000  # for a place; see rpc/admission.py for how long
 
 # --- deadlines ----------------------------------------
 UNARY_DEADLINE_S = 30.0  # when the client set none
@@ -130,7 +140,7 @@ SQL_CHECKED_MAX = 512  # statements that the gate remembers
 SQL_NAME_CHARS_MAX = 128
 
 # --- computations ----------------------------------------
-WORKER_CALLS_MAX = 32  # computations that wait or run; one takes up to a second or two, so the last waits a minute
+WORKER_CALLS_MAX = 32  # of one tenant, that wait or run; one takes up to a second or two, so the last waits a minute
 
 # --- storage ----------------------------------------
 READ_HANDLES = 4  # reads run beside each other; each handle is one thread
@@ -143,8 +153,9 @@ DISK_FREE_BYTES_MIN = 1024 * 1024 * 1024  # a merge needs room beside what it me
 
 # --- SQL of users ----------------------------------------
 # A statement of a user may take so much, see storage/user_sql/limits.py; past it the caller is told which limit it was.
-SQL_HANDLES = 2  # statements that run at the same time; more would only take turns on the cores
-SQL_STREAM_HANDLES = 2  # streams apart, because a slow reader keeps one for minutes
+SQL_HANDLES = 3  # statements that run at the same time; more would only take turns on the cores
+SQL_STREAM_HANDLES = 3  # streams apart, because a slow reader keeps one for minutes
+SQL_TENANT_HANDLES = 2  # of either, one tenant's: another one's statement finds a handle
 SQL_WAITING_MAX = 64  # statements that wait for a handle; past it the caller is told OVERLOADED
 SQL_SECONDS_MAX = 60
 SQL_STREAM_SECONDS_MAX = 300  # the reader's own time is in it

@@ -2,10 +2,10 @@
 
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -27,13 +27,85 @@ class Settings(BaseSettings):
     http_host: str = Field("127.0.0.1", description="Address that Envoy listens on for REST.")
     http_port: int = Field(8080, ge=0, le=65535, description="Port that Envoy listens on for REST; 0 picks a free one.")
     envoy_admin_port: int = Field(0, ge=0, le=65535, description="Port of Envoy's admin page; 0 picks a free one.")
+    auth: str = Field(
+        "open",
+        pattern="^(open|required)$",
+        description="`required`: every call but those about health needs a credential. `open`: whoever brings none is "
+        "an admin of the tenant `default`; on this machine's own addresses only.",
+    )
     allow_public: bool = Field(
         False,
         description="Half of the permission to listen beyond this machine without authentication; the other half is "
         "the flag --allow-public.",
     )
+    signing_keys: Path | None = Field(
+        None,
+        description="File of the keys that sign access tokens, made where it is missing; servers behind one name share "
+        "it. Default: signing-keys.json in `data_dir`.",
+    )
+    public_url: str = Field(
+        "",
+        description="Address under which browsers reach REST, such as `https://penstock.example.com`; OpenID Connect "
+        "returns there.",
+    )
+    oidc_issuer: str = Field("", description="Issuer of an OpenID provider to sign in with; empty: none.")
+    oidc_client_id: str = Field("", description="Client id there.")
+    oidc_client_secret: SecretStr = Field(SecretStr(""), description="Client secret there, where it wants one.")
+    oidc_allowed_emails: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="E-mail addresses that may sign in through it, separated by commas."
+    )
+    oidc_allowed_domains: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Domains of e-mail addresses that may, separated by commas."
+    )
+    oidc_tenant: str = Field("default", description="Tenant of users who first sign in through it.")
+    oidc_roles: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("viewer",), description="Their roles, separated by commas."
+    )
+    tls_cert: Path | None = Field(
+        None, description="File with the certificate chain (PEM) that gRPC and Envoy show; with `tls_key`."
+    )
+    tls_key: Path | None = Field(None, description="File with its private key (PEM).")
+    tls_client_ca: Path | None = Field(
+        None, description="File with the authorities (PEM) whose certificates clients must show (mTLS); empty for none."
+    )
+    rate_limit: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000_000,
+        description="Calls within `rate_window` of an address without a credential; heavy ones count ten. Default: 60 "
+        "where `auth` is `required`, none where it is `open`.",
+        validation_alias=AliasChoices("PENSTOCK_RATE_LIMIT", "RATE_LIMIT", "rate_limit"),
+    )
+    rate_window: int = Field(
+        60,
+        ge=1,
+        le=86_400,
+        description="Seconds of the sliding window in which calls are counted.",
+        validation_alias=AliasChoices("PENSTOCK_RATE_WINDOW", "RATE_WINDOW", "rate_window"),
+    )
+    rate_limit_user: int = Field(
+        6_000, ge=1, le=1_000_000_000, description="The same of a user who signed in, from wherever they call."
+    )
+    rate_limit_key: int = Field(60_000, ge=1, le=1_000_000_000, description="The same of an API key.")
+    metrics_host: str = Field("127.0.0.1", description="Address that Prometheus metrics are served on.")
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of Prometheus metrics (9464 by custom); 0 picks a free one, empty: none.",
+    )
+    otlp_endpoint: str = Field(
+        "",
+        description="Where traces go, over OTLP/gRPC, such as `http://localhost:4317`; empty: nowhere. Needs "
+        "penstock[tracing].",
+    )
     cors_origins: str = Field(
         "*", description="Origins whose pages may call REST, separated by commas; `*` for any, empty for none."
+    )
+    connect: bool = Field(
+        False,
+        description="Whether Envoy takes the Connect protocol, too: messages, not JSON, which REST has. Envoy marks "
+        "its filter as work in progress, not covered by its threat model.",
     )
     access_log: str = Field("", description="File of Envoy's access log, `/dev/stdout` among them; empty for none.")
     trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
@@ -95,12 +167,36 @@ class Settings(BaseSettings):
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="Least level that is logged.")
     log_format: str = Field("text", pattern="^(text|json)$", description="`text` for people, `json` for machines.")
 
-    @field_validator("trusted_proxies", "dq_event_types", mode="before")
+    @field_validator(
+        "trusted_proxies",
+        "dq_event_types",
+        "oidc_allowed_emails",
+        "oidc_allowed_domains",
+        "oidc_roles",
+        mode="before",
+    )
     @classmethod
     def _separated_by_commas(cls, items: object) -> object:
         if isinstance(items, str):
             return [item.strip() for item in items.split(",") if item.strip()]
         return items
+
+    @field_validator(
+        "rate_limit", "metrics_port", "tls_cert", "tls_key", "tls_client_ca", "signing_keys", mode="before"
+    )
+    @classmethod
+    def _absent_when_empty(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("PENSTOCK_TLS_CERT and PENSTOCK_TLS_KEY go together")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("PENSTOCK_TLS_CLIENT_CA needs PENSTOCK_TLS_CERT and PENSTOCK_TLS_KEY")
+        if self.oidc_issuer and not (self.oidc_client_id and self.public_url):
+            raise ValueError("PENSTOCK_OIDC_ISSUER needs PENSTOCK_OIDC_CLIENT_ID and PENSTOCK_PUBLIC_URL")
+        return self
 
     @field_validator("redis_url")
     @classmethod
@@ -115,6 +211,16 @@ class Settings(BaseSettings):
         if urlsplit(url).scheme not in ("chdb", "http", "https"):
             raise ValueError("must be chdb:// or http(s)://user:password@host:port/database")
         return url
+
+    @property
+    def auth_required(self) -> bool:
+        """Whether a call needs a credential."""
+        return self.auth == "required"
+
+    @property
+    def signing_keys_file(self) -> Path:
+        """Where the keys that sign access tokens are."""
+        return self.signing_keys or self.data_dir / "signing-keys.json"
 
     @property
     def embedded(self) -> bool:

@@ -20,6 +20,7 @@ from penstock.rest.envoy import EnvoyFailed, EnvoyProcess
 from penstock.settings import Settings
 from penstock.signals import stop_event
 from penstock.startup import StartupError, check_clickhouse, check_disk, check_ports, data_folder
+from penstock.storage.backup.folder import remove_leftovers
 
 log = structlog.get_logger()
 
@@ -41,10 +42,11 @@ async def run(settings: Settings, *, rest: bool, announce: Callable[[Ready], Non
     stop = stop_event()
     check_ports(settings, rest=rest)
     with data_folder(settings):
+        remove_leftovers(settings.data_dir)
         check_disk(settings)
         await asyncio.to_thread(check_clickhouse, settings)
         async with Server.open(settings) as server:
-            envoy = EnvoyProcess(settings, grpc_port=server.grpc_port) if rest else None
+            envoy = EnvoyProcess(settings, grpc_port=server.inner_port) if rest else None
             try:
                 return await _serve(server, envoy, stop, announce)
             except EnvoyFailed as error:

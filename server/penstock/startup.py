@@ -31,7 +31,10 @@ class StartupError(Exception):
 
 
 def check_public(settings: Settings, *, rest: bool, allowed_by_flag: bool) -> None:
-    """Refuses to listen beyond this machine, where everybody could read and write, unless told so twice."""
+    """Refuses to listen beyond this machine without authentication, where everybody could read and write, unless told
+    so twice."""
+    if settings.auth_required:
+        return
     hosts = {"grpc": settings.grpc_host, **({"http": settings.http_host} if rest else {})}
     public = {name: host for name, host in hosts.items() if not is_loopback(host)}
     if not public or (allowed_by_flag and settings.allow_public):
@@ -42,9 +45,9 @@ def check_public(settings: Settings, *, rest: bool, allowed_by_flag: bool) -> No
         *(() if settings.allow_public else ("set PENSTOCK_ALLOW_PUBLIC=true",)),
     ]
     raise StartupError(
-        f"--{name}-host {host} is reachable from other machines, and this server knows no authentication yet: whoever "
-        f"reaches it can read and write everything. Listen on 127.0.0.1 behind a proxy that authenticates, or, if the "
-        f"network itself is closed, {' and '.join(missing)}."
+        f"--{name}-host {host} is reachable from other machines, and this server is open: whoever reaches it can read "
+        "and write everything. Set PENSTOCK_AUTH=required and create a user (penstock accounts create-user), or listen "
+        f"on 127.0.0.1, or, if the network itself is closed, {' and '.join(missing)}."
     )
 
 

@@ -15,6 +15,7 @@ from penstock.cache.local import ENTRY_OVERHEAD_BYTES, Asked, Entry, LocalTier
 from penstock.cache.redis import CALL_S_MAX, Redis
 from penstock.cache.results import Answer, Kind, Results, Tier
 from penstock.cache.shared import SCOPE_FIELDS_MAX
+from penstock.cache.tally import Tallies
 from tests.cache.running import KEYS, PATIENT_S, Server, flush, noticed_away, redis_server, until
 
 EXACT = Kind("recommend", ttl_s=120, trust_s=0)
@@ -417,16 +418,18 @@ async def test_what_is_counted(servers: tuple[Results, Results], source: Source)
     await one.get(asked(), source.load)
     await other.get(asked(), source.load)
     await one.invalidate("t", "recommend", "user")
-    stats = one.stats()
+    stats = one.stats("t")
     counted = stats.kinds["recommend"]
     assert (counted.local_hits, counted.redis_hits, counted.misses, counted.sets) == (1, 0, 1, 1)
     assert (counted.invalidations, counted.evictions, counted.hit_rate) == (1, 0, 0.5)
     assert counted.get_us_mean > 0
     assert counted.set_us_mean > 0
-    assert (stats.entries, stats.bytes) == (0, 0)
+    assert (stats.entries, one.size) == (0, (0, 0))
     assert stats.uptime_s > 0
-    assert other.stats().kinds["recommend"].redis_hits == 1
+    assert other.stats("t").kinds["recommend"].redis_hits == 1
     assert stats.kinds["search"].hit_rate is None
+    assert one.stats("another tenant").kinds["recommend"].hit_rate is None
+    assert one.tallies.sums()["recommend"] == counted
 
 
 async def test_a_scope_that_names_nothing_is_refused(results: Results) -> None:
@@ -436,7 +439,7 @@ async def test_a_scope_that_names_nothing_is_refused(results: Results) -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("xyz"), st.integers(0, 3000)), max_size=60))
 def test_the_local_tier_keeps_within_its_bounds(puts: list[tuple[str, str, int]]) -> None:
-    tier = LocalTier(entries_max=4, bytes_max=20_000, clock=Clock())
+    tier = LocalTier(entries_max=4, bytes_max=20_000, tallies=Tallies(), clock=Clock())
     for key, scope, size in puts:
         tier.put(asked(key=key.encode(), scope=scope), Entry(b"v" * size, 2e6, b"", 0.0))
         assert len(tier) <= 4

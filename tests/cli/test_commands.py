@@ -9,7 +9,10 @@ from typer.testing import CliRunner
 from penstock.cli import app
 from penstock.cli.kpis import span_of
 
-COMMANDS = ("up", "serve", "demo", "load-products", "replay", "simulate", "kpis", "status", "doctor")
+COMMANDS = (
+    *("up", "serve", "demo", "load-products", "replay", "simulate", "kpis", "status", "doctor"),
+    *("backup", "restore", "envoy-config"),
+)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from google.api import annotations_pb2
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 
 from penstock.access.v1 import access_pb2
+from penstock.accounts.v1 import accounts_service_pb2
 from penstock.catalog.v1 import catalog_service_pb2
 from penstock.events import bronze, engine_schema
 from penstock.events.v1 import events_pb2, events_service_pb2
@@ -20,13 +21,20 @@ from penstock.pipeline.v1 import pipeline_service_pb2
 from penstock.queries.v1 import queries_service_pb2
 from penstock.recommendations.v1 import recommendations_service_pb2
 from penstock.rest import contract
-from penstock.rpc.bind import needs_of
+from penstock.rpc.needs import needs_of
 from penstock.search.v1 import search_service_pb2
 from penstock.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 MODULES = (
-    *(catalog_service_pb2, events_service_pb2, feedback_service_pb2, kpis_service_pb2, operations_service_pb2),
+    *(
+        accounts_service_pb2,
+        catalog_service_pb2,
+        events_service_pb2,
+        feedback_service_pb2,
+        kpis_service_pb2,
+        operations_service_pb2,
+    ),
     *(pipeline_service_pb2, queries_service_pb2, recommendations_service_pb2, search_service_pb2),
 )
 METHODS = [

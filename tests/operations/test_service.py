@@ -10,16 +10,23 @@ from google.rpc import error_details_pb2
 from grpc_health.v1.health import aio
 from grpc_status import rpc_status
 
+from penstock.cache.redis import Redis
+from penstock.cache.results import Results
+from penstock.cache.warming import Warmed
 from penstock.operations import health
+from penstock.operations.caches import Caches
 from penstock.operations.health import HealthChecker, State
 from penstock.operations.loop_lag import LoopLag
+from penstock.operations.performance import Performance
 from penstock.operations.service import IngestFigures, OperationsService
+from penstock.operations.slow_calls import SlowCalls
 from penstock.operations.v1 import operations_pb2, operations_service_pb2, operations_service_pb2_grpc
 from penstock.operations.versions import own_version
 from penstock.rest.openapi import document_json
 from penstock.rpc.bind import Edge
 from penstock.settings import Settings
 from tests.operations.test_health import Scripted
+from tests.rpc.policies import open_policy
 
 FIGURES = IngestFigures(
     open_streams=1,
@@ -30,6 +37,19 @@ FIGURES = IngestFigures(
     commits=6,
     last_commit=7,
 )
+
+
+class Nothing:
+    """Has no answers to warm."""
+
+    def tenants(self) -> set[str]:
+        return set()
+
+    def version(self, tenant: str) -> str | None:
+        return None
+
+    async def warm(self, tenant: str, limit: int) -> Warmed:
+        return Warmed()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +69,23 @@ async def running(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncI
     storage, pipeline = Scripted("storage"), Scripted("pipeline")
     checker = HealthChecker([storage, pipeline], aio.HealthServicer())
     openapi = document_json("1.2.3")
-    service = OperationsService(checker, LoopLag(), ingest=lambda: FIGURES, lag_s=lambda: 1.5, openapi=openapi)
+    results = Results(Redis(""), ())
+    nothing = Nothing()
+    service = OperationsService(
+        checker,
+        LoopLag(),
+        ingest=lambda _: FIGURES,
+        lag_s=lambda: 1.5,
+        openapi=openapi,
+        caches=Caches(results, Redis(""), nothing, nothing),
+        performance=Performance(),
+        slow_calls=SlowCalls(),
+    )
     descriptor = operations_service_pb2.DESCRIPTOR.services_by_name["OperationsService"]
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((Edge(trusted_proxies=settings.trusted_proxies).handlers(descriptor, service),))
+    server.add_generic_rpc_handlers(
+        (Edge(trusted_proxies=settings.trusted_proxies, policy=open_policy()).handlers(descriptor, service),)
+    )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

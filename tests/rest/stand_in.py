@@ -32,6 +32,7 @@ from penstock.rpc.bind import Edge
 from penstock.rpc.call import Call
 from penstock.rpc.server import OPTIONS
 from penstock.settings import Settings
+from tests.rpc.policies import open_policy
 
 LARGE_COMMIT = 2**60
 TAIL_PAUSE_S = 0.3
@@ -198,7 +199,7 @@ def stand_in_server(settings: Settings) -> grpc.aio.Server:
             ("grpc.absolute_max_metadata_size", limits.METADATA_BYTES_MAX),
         ]
     )
-    edge = Edge(trusted_proxies=settings.trusted_proxies)
+    edge = Edge(trusted_proxies=settings.trusted_proxies, policy=open_policy())
     for module, name, make in (
         (events_service_pb2, "EventService", Events),
         (pipeline_service_pb2, "PipelineService", Pipeline),

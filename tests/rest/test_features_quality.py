@@ -23,6 +23,7 @@ from penstock.settings import Settings
 from tests.process import ServerProcess
 from tests.rest.stand_in import StandIn
 from tests.rest.test_transcoding import error_of
+from tests.rpc.policies import open_policy
 
 ARROW = "application/vnd.apache.arrow.stream"
 NOT_FOUND, OUT_OF_RANGE, INVALID_ARGUMENT = 5, 11, 3
@@ -155,7 +156,7 @@ async def test_an_export_that_breaks_off_does_not_look_complete(tmp_path: Path) 
     settings = Settings(data_dir=tmp_path, grpc_port=0, http_port=0)
     service = kpis_service_pb2.DESCRIPTOR.services_by_name["KpiService"]
     server = grpc.aio.server()
-    edge = Edge(trusted_proxies=settings.trusted_proxies)
+    edge = Edge(trusted_proxies=settings.trusted_proxies, policy=open_policy())
     server.add_generic_rpc_handlers([edge.handlers(service, BreaksOff(service))])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -10,7 +10,7 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from tests.process import ServerProcess
-from tests.rest import discovery
+from tests.rest import discovery, edge
 from tests.rest.test_transcoding import error_of
 
 NDJSON = b'{"event_type": "page_view", "user_id": "upload-1"}\n{"event_type": "page_view", "user_id": "upload-2"}\n'
@@ -77,6 +77,7 @@ SUCCESSES: list[tuple[str, str, object, set[str]]] = [
     ("POST", "/api/v1/sql/explain", {"sql": "SELECT count() AS n FROM events"}, {"version", "bytes"}),
     ("GET", "/v1/queries/costs", None, {"costs"}),
     *discovery.SUCCESSES,
+    *edge.SUCCESSES,
 ]
 
 # Method, path, JSON body (bytes: as they are), HTTP status, gRPC code, reason.
@@ -146,6 +147,7 @@ FAILURES: list[tuple[str, str, object, int, int, str]] = [
     ("POST", "/query/natural", {"question": "how many?"}, 400, FAILED_PRECONDITION, "ASK_NOT_CONFIGURED"),
     ("GET", "/v1/queries/costs?page_token=nonsense", None, 400, INVALID_ARGUMENT, "INVALID_PAGE_TOKEN"),
     *discovery.FAILURES,
+    *edge.FAILURES,
 ]
 
 
@@ -223,6 +225,8 @@ def test_every_path_of_the_contract_is_asked_for(rest: httpx.Client) -> None:
         ("delete", "/v1/experiments/{name}"),
         ("get", "/v1/users/{user_id}/profile"),
         ("delete", "/v1/users/{user_id}"),
+        ("patch", "/v1/accounts/{name}"),
+        ("delete", "/v1/apiKeys/{id}"),
     }
     declared = {(verb, path) for path, item in spec["paths"].items() for verb in item}
     assert declared - asked - streams - with_variables == set()

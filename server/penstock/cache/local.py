@@ -1,10 +1,12 @@
 """The tier of answers in this process: the least recently used go when there are too many, or too many bytes."""
 
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
+
+from penstock.cache.tally import Tallies
 
 ENTRY_OVERHEAD_BYTES = 600  # of the objects around one answer: 593 measured, each in a scope of its own
 SHARE_MAX = 8  # one answer may take an eighth of all bytes
@@ -41,18 +43,29 @@ class Entry:
 class LocalTier:
     """Answers by what was asked."""
 
-    def __init__(self, *, entries_max: int, bytes_max: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        entries_max: int,
+        bytes_max: int,
+        tallies: Tallies,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._tallies = tallies
         self._entries_max = entries_max
         self._bytes_max = bytes_max
         self._clock = clock
         self._entries: OrderedDict[Asked, Entry] = OrderedDict()
         self._by_scope: dict[ScopeKey, set[Asked]] = {}
         self._bytes = 0
-        self.evictions: Counter[str] = Counter()  # by kind: dropped for room, not for age
 
     def __len__(self) -> int:
         """Answers that are kept."""
         return len(self._entries)
+
+    def count(self, tenant: str) -> int:
+        """Answers of one tenant that are kept; looks through all scopes."""
+        return sum(len(kept) for scope, kept in self._by_scope.items() if scope[0] == tenant)
 
     @property
     def bytes(self) -> int:
@@ -81,7 +94,7 @@ class LocalTier:
         self._bytes += size
         while len(self._entries) > self._entries_max or self._bytes > self._bytes_max:
             oldest = next(iter(self._entries))
-            self.evictions[oldest.kind] += 1
+            self._tallies.of(oldest.tenant, oldest.kind).evictions += 1  # for room, not for age
             self.drop(oldest)
 
     def drop(self, asked: Asked) -> None:

@@ -25,7 +25,8 @@ from penstock.cache.flights import Flights
 from penstock.cache.local import Asked, Entry, LocalTier, ScopeKey
 from penstock.cache.redis import ABSENT, Redis
 from penstock.cache.shared import SharedTier
-from penstock.cache.tally import KindStats, Tally
+from penstock.cache.tally import KindStats, Tallies, Tally
+from penstock.observation import note_cache, stage
 
 Load: TypeAlias = Callable[[], Coroutine[Any, Any, bytes]]
 Scope: TypeAlias = tuple[str, str, str | None]  # tenant, kind, scope; None: all scopes of the kind
@@ -68,11 +69,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What the cache did since its start, and holds in this process."""
+    """What the cache did for a tenant since its start, and holds of theirs in this process."""
 
     uptime_s: float
     entries: int
-    bytes: int
     kinds: Mapping[str, KindStats]
 
 
@@ -101,14 +101,14 @@ class Results:
         self._redis = redis
         self._kinds = {kind.name: kind for kind in kinds}
         self._clock = clock
-        self._local = LocalTier(entries_max=entries_max, bytes_max=bytes_max, clock=clock)
+        self.tallies = Tallies()
+        self._local = LocalTier(entries_max=entries_max, bytes_max=bytes_max, tallies=self.tallies, clock=clock)
         self._shared = SharedTier(redis, wall_clock)
         self._flights: Flights[bytes] = Flights()
         self._eras: WeakValueDictionary[ScopeKey, _Era] = WeakValueDictionary()
         self._unsent: dict[Scope, object] = {}  # invalidations under way to Redis: it is not believed about them
         self._recovered = asyncio.Event()
         self._resending: asyncio.Task[None] | None = None
-        self._tallies = {name: Tally() for name in self._kinds}
         self._started = clock()
         redis.on_recovered(self._recovered.set)
 
@@ -130,18 +130,21 @@ class Results:
         `load` must read as of `asked.version`. It runs outside of the call's deadline, because others may wait for it,
         and is cancelled when nobody does. Raises what it raises; failures are not kept. KeyError for an unknown kind.
         """
-        kind, tally = self._kinds[asked.kind], self._tallies[asked.kind]
+        kind, tally = self._kinds[asked.kind], self.tallies.of(asked.tenant, asked.kind)
         began = time.perf_counter()
         entry = self._local.get(asked)
         if entry is not None and self._is_trusted(entry, kind):
             tally.got(Tier.LOCAL.value, time.perf_counter() - began)
+            note_cache(hit=True)
             return Answer(entry.value, Tier.LOCAL)
         era = self._eras.setdefault(asked.scope_key, _Era())
         token, kept = await self._look(asked, kind, era, entry)
         tally.got(kept.tier.value if kept is not None else Tier.LOADED.value, time.perf_counter() - began)
+        note_cache(hit=kept is not None)
         if kept is not None:
             return kept
-        value = await self._flights.join((asked, token, era), lambda: self._load(asked, kind, era, token, load))
+        with stage("compute"):
+            value = await self._flights.join((asked, token, era), lambda: self._load(asked, kind, era, token, load))
         return Answer(value, Tier.LOADED)
 
     async def invalidate(self, tenant: str, kind: str, scope: str | None = None) -> bool:
@@ -162,7 +165,7 @@ class Results:
             self._local.drop_kind(tenant, kind)
         else:
             self._local.drop_scope(tenant, kind, scope)
-        self._tallies[kind].invalidations += 1
+        self.tallies.of(tenant, kind).invalidations += 1
         return await self._send(what) if self._redis.configured else True
 
     @property
@@ -170,10 +173,20 @@ class Results:
         """Invalidations that Redis has not heard of yet."""
         return len(self._unsent)
 
-    def stats(self) -> Stats:
-        """What it did so far."""
-        kinds = {name: tally.stats(self._local.evictions[name]) for name, tally in self._tallies.items()}
-        return Stats(self._clock() - self._started, len(self._local), self._local.bytes, kinds)
+    @property
+    def kinds(self) -> Mapping[str, Kind]:
+        """The kinds of answers, by name."""
+        return self._kinds
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """How many answers are kept in this process, and what they take in bytes, about."""
+        return len(self._local), self._local.bytes
+
+    def stats(self, tenant: str) -> Stats:
+        """What it did for a tenant so far."""
+        kinds = {**{name: Tally().stats() for name in self._kinds}, **self.tallies.stats(tenant)}
+        return Stats(self._clock() - self._started, self._local.count(tenant), kinds)
 
     def _is_trusted(self, entry: Entry, kind: Kind) -> bool:
         return not self._redis.shared or self._clock() - entry.verified < kind.trust_s
@@ -205,7 +218,7 @@ class Results:
         kept = await self._shared.keep(asked, kind.ttl_s, token, value) if token and not era.over else ABSENT
         if kept is not False and not era.over:  # False: another server invalidated it while it was computed
             self._local.put(asked, Entry(value, kept_at + kind.ttl_s, token, verified))
-        self._tallies[asked.kind].set(time.perf_counter() - began)
+        self.tallies.of(asked.tenant, asked.kind).set(time.perf_counter() - began)
         return value
 
     async def _send(self, what: Scope) -> bool:

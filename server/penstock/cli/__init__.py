@@ -18,7 +18,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from penstock.cli.loading import uncollected
 
 with uncollected():
-    from penstock.cli import demo, doctor, evaluate, feed, kpis, load_products, serve, status
+    from penstock.cli import (
+        accounts,
+        backup,
+        demo,
+        doctor,
+        envoy_config,
+        evaluate,
+        feed,
+        kpis,
+        load_products,
+        serve,
+        status,
+    )
 
 app = typer.Typer(
     help="Event streams in, decisions out: durable ingest, KPIs and ETL control over gRPC and REST, on ClickHouse.",
@@ -35,7 +47,11 @@ app.command("simulate")(feed.simulate)
 app.command("load-products")(load_products.load_products_command)
 app.command("kpis")(kpis.kpis)
 app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(accounts.app, name="accounts")
 app.command("status")(status.status)
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
+app.command("envoy-config")(envoy_config.envoy_config)
 app.command("doctor")(doctor.doctor)
 
 

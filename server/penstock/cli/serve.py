@@ -45,6 +45,8 @@ def command(*, rest: bool) -> Callable[..., None]:
         http_host: Annotated[str | None, option("http_host")] = None,
         http_port: Annotated[int | None, option("http_port")] = None,
         fsync: Annotated[bool | None, option("fsync", "--fsync/--no-fsync")] = None,
+        auth: Annotated[str | None, option("auth")] = None,
+        metrics_port: Annotated[int | None, option("metrics_port")] = None,
         currency: Annotated[str | None, option("currency")] = None,
         log_level: Annotated[str | None, option("log_level")] = None,
         log_format: Annotated[str | None, option("log_format")] = None,
@@ -68,6 +70,8 @@ def command(*, rest: bool) -> Callable[..., None]:
             http_host=http_host,
             http_port=http_port,
             fsync=fsync,
+            auth=auth,
+            metrics_port=metrics_port,
             currency=currency,
             log_level=log_level,
             log_format=log_format,
@@ -87,12 +91,17 @@ def settings_of(**given: object) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         wrong = error.errors(include_url=False, include_context=False)
-        fail("; ".join(f"{_spelled(str(each['loc'][0]), overrides)}: {each['msg']}" for each in wrong))
+        fail("; ".join(f"{_spelled(each['loc'], overrides)}{each['msg']}" for each in wrong))
 
 
-def _spelled(name: str, overrides: dict[str, Any]) -> str:
-    """A setting as the user gave it: by option, or by environment."""
-    return f"--{name.replace('_', '-')}" if name in overrides else f"PENSTOCK_{name.upper()}"
+def _spelled(place: tuple[int | str, ...], overrides: dict[str, Any]) -> str:
+    """A setting as the user gave it: by option, or by environment; nothing where several do not go together."""
+    if not place:
+        return ""
+    name = str(place[0])
+    return (
+        f"--{name.replace('_', '-')}: " if name in overrides else f"PENSTOCK_{name.upper().removeprefix('PENSTOCK_')}: "
+    )
 
 
 def _start(settings: Settings, *, rest: bool, allow_public: bool, ready_file: Path | None) -> None:

@@ -22,6 +22,7 @@ CHECK_EVERY_S = 1.0  # also how old a report may be: whoever asks more often get
 # What each service cannot do without. The empty name is the server as a whole, which load balancers ask for.
 NEEDS: Mapping[str, frozenset[str]] = {
     "": frozenset({"storage", "ingest", "pipeline", "index"}),
+    "penstock.accounts.v1.AccountService": frozenset({"storage"}),
     "penstock.events.v1.EventService": frozenset({"storage", "ingest"}),
     "penstock.pipeline.v1.PipelineService": frozenset({"storage", "pipeline"}),
     "penstock.kpis.v1.KpiService": frozenset({"storage"}),

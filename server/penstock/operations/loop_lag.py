@@ -28,8 +28,8 @@ class LoopLag:
 
     @property
     def max_ms(self) -> float:
-        """The worst of the last minute, in milliseconds; 0 before the first sample."""
-        return max((lag for _, lag in self._worst), default=0.0) * 1e3
+        """The worst of the last minute, in milliseconds; 0 before the first sample. For any thread."""
+        return max((lag for _, lag in list(self._worst)), default=0.0) * 1e3
 
     def _woken(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()

@@ -1,23 +1,28 @@
 """How the server is, over gRPC."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import psutil
 from google.api.httpbody_pb2 import HttpBody
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from penstock import limits
 from penstock.errors import Unavailable
-from penstock.operations.health import Dependency, HealthChecker, Report, State
+from penstock.operations import wire
+from penstock.operations.caches import Caches
+from penstock.operations.health import HealthChecker, Report, State
 from penstock.operations.loop_lag import LoopLag
-from penstock.operations.v1 import operations_pb2
+from penstock.operations.performance import Performance
+from penstock.operations.slow_calls import SlowCalls
 from penstock.operations.v1 import operations_service_pb2 as pb
 from penstock.operations.versions import own_version, part_versions
 from penstock.rpc.call import Call
 
 LINKS = {"docs": "/openapi.json", "openapi": "/openapi.json", "health": "/health", "metrics": "/metrics"}
 WORDS = {State.UP: "healthy", State.DEGRADED: "degraded", State.DOWN: "unhealthy"}
+SLOW_SHOWN_DEFAULT = 50
 RETRY_S = 2.0  # a check later, things may be different
 
 
@@ -25,8 +30,8 @@ RETRY_S = 2.0  # a check later, things may be different
 class IngestFigures:
     """How ingest stands; the names are those of the contract's IngestStatus."""
 
-    open_streams: int
-    queued_batches: int
+    open_streams: int  # of the tenant, as the rows
+    queued_batches: int  # of all, as commits: they are what the server has to do
     queued_bytes: int
     rows_accepted: int  # since the start, as the two below
     rows_rejected: int
@@ -42,16 +47,22 @@ class OperationsService:
         checker: HealthChecker,
         loop_lag: LoopLag,
         *,
-        ingest: Callable[[], IngestFigures],
+        ingest: Callable[[str], IngestFigures],
         lag_s: Callable[[], float],
         openapi: bytes,
+        caches: Caches,
+        performance: Performance,
+        slow_calls: SlowCalls,
     ) -> None:
-        """`ingest` and `lag_s` (of gold, in seconds) are asked at every call and answer from memory."""
+        """`ingest` (of a tenant) and `lag_s` (of gold, in seconds) are asked at every call and answer from memory."""
         self._checker = checker
         self._loop_lag = loop_lag
         self._ingest = ingest
         self._lag_s = lag_s
         self._openapi = openapi
+        self._caches = caches
+        self._performance = performance
+        self._slow_calls = slow_calls
         self._started = time.monotonic()
         self._process = psutil.Process()
 
@@ -71,7 +82,7 @@ class OperationsService:
         report = await self._checker.report()
         if report.state is State.DOWN:
             raise _unavailable(report, "UNHEALTHY")
-        return pb.CheckHealthResponse(status=WORDS[report.state], dependencies=_dependencies(report.dependencies))
+        return pb.CheckHealthResponse(status=WORDS[report.state], dependencies=wire.dependencies(report.dependencies))
 
     async def CheckLive(self, request: pb.CheckLiveRequest, call: Call) -> pb.CheckLiveResponse:
         return pb.CheckLiveResponse(status="alive")
@@ -80,7 +91,7 @@ class OperationsService:
         report = await self._checker.report()
         if report.draining or report.state is State.DOWN:
             raise _unavailable(report, "NOT_READY")
-        return pb.CheckReadyResponse(status="ready", dependencies=_dependencies(report.dependencies))
+        return pb.CheckReadyResponse(status="ready", dependencies=wire.dependencies(report.dependencies))
 
     async def GetStatus(self, request: pb.GetStatusRequest, call: Call) -> pb.GetStatusResponse:
         report = await self._checker.report()
@@ -88,9 +99,9 @@ class OperationsService:
             status=WORDS[report.state],
             version=own_version(),
             uptime_seconds=self._uptime_s(),
-            dependencies=_dependencies(report.dependencies),
+            dependencies=wire.dependencies(report.dependencies),
             versions=part_versions(),
-            ingest=pb.GetStatusResponse.IngestStatus(**asdict(self._ingest())),
+            ingest=pb.GetStatusResponse.IngestStatus(**asdict(self._ingest(call.tenant))),
             memory_bytes=self._process.memory_info().rss,
             event_loop_lag_ms_max=self._loop_lag.max_ms,
         )
@@ -101,6 +112,25 @@ class OperationsService:
     async def GetOpenApi(self, request: pb.GetOpenApiRequest, call: Call) -> HttpBody:
         return HttpBody(content_type="application/json", data=self._openapi)
 
+    async def GetCacheStats(self, request: pb.GetCacheStatsRequest, call: Call) -> pb.GetCacheStatsResponse:
+        return self._caches.stats(call.tenant)
+
+    async def InvalidateCache(self, request: pb.InvalidateCacheRequest, call: Call) -> pb.InvalidateCacheResponse:
+        kinds, everywhere = await self._caches.invalidate(call.tenant, request.kind, request.user_id)
+        return pb.InvalidateCacheResponse(kinds=kinds, everywhere=everywhere)
+
+    async def WarmCache(self, request: pb.WarmCacheRequest, call: Call) -> pb.WarmCacheResponse:
+        searches, users = await self._caches.warm(call.tenant, request.limit or limits.WARMED_DEFAULT)
+        return pb.WarmCacheResponse(
+            searches=searches.computed, users=users.computed, already_cached=searches.kept + users.kept
+        )
+
+    async def GetPerformance(self, request: pb.GetPerformanceRequest, call: Call) -> pb.GetPerformanceResponse:
+        return wire.performance(self._performance.report(call.tenant))
+
+    async def ListSlowQueries(self, request: pb.ListSlowQueriesRequest, call: Call) -> pb.ListSlowQueriesResponse:
+        return wire.slow_calls(self._slow_calls.report(call.tenant, request.limit or SLOW_SHOWN_DEFAULT))
+
     def _uptime_s(self) -> float:
         return time.monotonic() - self._started
 
@@ -110,16 +140,3 @@ def _unavailable(report: Report, reason: str) -> Unavailable:
     if report.draining:
         wrong.append("server: stopping")
     return Unavailable("; ".join(wrong), reason=reason, metadata=report.states, retry_after_s=RETRY_S)
-
-
-def _dependencies(found: Iterable[Dependency]) -> list[operations_pb2.Dependency]:
-    return [
-        operations_pb2.Dependency(
-            name=each.name,
-            # The numbers are the same; a test holds the two enums together.
-            state=operations_pb2.Dependency.State.Name(each.state.value),
-            detail=each.detail,
-            latency_ms=each.latency_ms,
-        )
-        for each in found
-    ]

@@ -4,8 +4,10 @@ import re
 import socket
 from http import HTTPStatus
 from importlib.resources import files
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TypeAlias
+from urllib.parse import urlsplit
 
 import yaml
 from google.rpc import code_pb2
@@ -19,9 +21,14 @@ from penstock.settings import Settings
 Tree: TypeAlias = "dict[str, Tree] | list[Tree] | str | int | float | bool | None"
 
 _PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
+CONNECT: Tree = {
+    "name": "envoy.filters.http.connect_grpc_bridge",
+    "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.connect_grpc_bridge.v3.FilterConfig"},
+}
 # The server's own deadline comes first; Envoy's is for a server that no longer keeps it.
 GRACE_S = 5
 BUFFER_PER_ROUTE = "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.BufferPerRoute"
+TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
 FRAMING_BYTES = 1024  # of gRPC around the largest message
 # Longer than the longest heartbeat interval that a client may ask of a stream.
 STREAM_SILENCE_S = 3_720
@@ -46,29 +53,34 @@ def template_path() -> Path:
     return packaged if packaged.exists() else Path(__file__).parents[3] / "deploy" / "envoy" / "envoy.yaml"
 
 
-def render(settings: Settings, *, grpc_port: int) -> dict[str, Tree]:
-    """The configuration of an Envoy that serves the gRPC server at `settings.grpc_host`:`grpc_port`.
+def render(settings: Settings, *, grpc_port: int, grpc_host: str = "", descriptors: str = "") -> dict[str, Tree]:
+    """The configuration of an Envoy that serves the gRPC server at `grpc_port` of `grpc_host`, or of this host.
+
+    `descriptors` is where that Envoy finds the descriptor set, if not where it is here.
 
     Values are put into the parsed template, so none can break out of its place. Raises KeyError for a placeholder
     without a value, OSError for a host name that does not resolve.
     """
     template = yaml.safe_load(template_path().read_text(encoding="utf-8"))
-    filled = _filled(template, _values(settings, grpc_port))
+    filled = _filled(template, _values(settings, grpc_port, grpc_host, descriptors))
     assert isinstance(filled, dict)
     return filled
 
 
-def _values(settings: Settings, grpc_port: int) -> dict[str, Tree]:
+def _values(settings: Settings, grpc_port: int, grpc_host: str, descriptors: str) -> dict[str, Tree]:
     return {
         "admin_port": settings.envoy_admin_port,
         "http_host": _address(settings.http_host),
         "http_port": settings.http_port,
-        "grpc_host": _reachable(_address(settings.grpc_host)),
-        "grpc_port": grpc_port,
+        **_upstream(grpc_host or _reachable(_address(settings.grpc_host)), grpc_port),
+        "downstream_tls": _downstream_tls(settings),
+        "connect_filters": [CONNECT] if settings.connect else [],
+        "tracing": _tracing(settings.otlp_endpoint),
+        "tracing_cluster": _tracing_cluster(settings.otlp_endpoint),
         "connections_max": limits.HTTP_CONNECTIONS_MAX,
         "access_log": _access_log(settings.access_log),
         "cors_origins": _origins(settings.cors_origins),
-        "descriptors": str(contract.descriptor_path()),
+        "descriptors": descriptors or str(contract.descriptor_path()),
         "services": list(contract.service_names()),
         "request_bytes_max": limits.REQUEST_BYTES_MAX,
         # Both count the rpc's bytes, not those of its JSON; what gRPC may answer, REST may too.
@@ -82,7 +94,8 @@ def _values(settings: Settings, grpc_port: int) -> dict[str, Tree]:
 
 def _filled(tree: Tree, values: dict[str, Tree]) -> Tree:
     if isinstance(tree, dict):
-        return {key: _filled(value, values) for key, value in tree.items()}
+        filled_values = {key: (value, _filled(value, values)) for key, value in tree.items()}
+        return {key: made for key, (was, made) in filled_values.items() if made is not None or was is None}
     if isinstance(tree, list):
         items: list[Tree] = []
         for item in tree:
@@ -190,6 +203,86 @@ def _access_log(path: str) -> list[Tree]:
             },
         }
     ]
+
+
+def _upstream(host: str, port: int) -> dict[str, Tree]:
+    """Where the server is: an address as it is, a name looked up again and again, all its addresses taken."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return {"grpc_host": host, "grpc_port": port, "grpc_discovery": "STRICT_DNS"}
+    return {"grpc_host": host, "grpc_port": port, "grpc_discovery": "STATIC"}
+
+
+def _downstream_tls(settings: Settings) -> Tree:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    common: dict[str, Tree] = {
+        "alpn_protocols": ["h2", "http/1.1"],
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+        "tls_certificates": [
+            {"certificate_chain": _file(settings.tls_cert), "private_key": _file(settings.tls_key)},
+        ],
+    }
+    if settings.tls_client_ca is not None:
+        common["validation_context"] = {"trusted_ca": _file(settings.tls_client_ca)}
+    return {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": f"{TLS}.DownstreamTlsContext",
+            "require_client_certificate": settings.tls_client_ca is not None,
+            "common_tls_context": common,
+        },
+    }
+
+
+def _file(path: Path) -> Tree:
+    return {"filename": str(path.absolute())}
+
+
+def _tracing(endpoint: str) -> Tree:
+    if not endpoint:
+        return None
+    return {
+        "provider": {
+            "name": "envoy.tracers.opentelemetry",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
+                "grpc_service": {"envoy_grpc": {"cluster_name": "traces"}, "timeout": "1s"},
+                "service_name": "penstock-envoy",
+            },
+        }
+    }
+
+
+def _tracing_cluster(endpoint: str) -> list[Tree]:
+    if not endpoint:
+        return []
+    parts = urlsplit(endpoint)
+    host, port = parts.hostname or "localhost", parts.port or 4317
+    cluster: dict[str, Tree] = {
+        "name": "traces",
+        "type": "STRICT_DNS",
+        "connect_timeout": "1s",
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http2_protocol_options": {}},
+            }
+        },
+        "load_assignment": {
+            "cluster_name": "traces",
+            "endpoints": [
+                {"lb_endpoints": [{"endpoint": {"address": {"socket_address": {"address": host, "port_value": port}}}}]}
+            ],
+        },
+    }
+    if parts.scheme == "https":
+        cluster["transport_socket"] = {
+            "name": "envoy.transport_sockets.tls",
+            "typed_config": {"@type": f"{TLS}.UpstreamTlsContext", "sni": host},
+        }
+    return [cluster]
 
 
 def _seconds(seconds: float) -> str:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 
+from penstock.access.v1 import access_pb2
 from penstock.rest import contract
 from penstock.rest.contract import Binding, Rpc
 from penstock.rest.schemas import (
@@ -31,7 +32,16 @@ RAW_REQUESTS: dict[str, tuple[str, Schema]] = {
 }
 RAW_RESPONSES: dict[str, tuple[str, Schema]] = {
     "GetOpenApi": ("application/json", {"type": "object", "additionalProperties": True}),
+    "GetSigningKeys": ("application/json", {"type": "object", "additionalProperties": True}),
     "ExportFeatures": ("application/vnd.apache.arrow.stream", {"type": "string", "format": "binary"}),
+}
+_SECURITY_SCHEMES: dict[str, Json] = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key, or the access token of POST /auth/token.",
+    },
+    "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "An API key."},
 }
 _ERROR: Schema = {
     "type": "object",
@@ -75,7 +85,10 @@ def document(version: str) -> dict[str, Json]:
         "servers": [{"url": "/"}],
         "tags": list(_tags()),
         "paths": dict(sorted(paths.items())),
-        "components": {"schemas": {**components(set(_REFERENCE.findall(json.dumps(paths)))), "Error": _ERROR}},
+        "components": {
+            "schemas": {**components(set(_REFERENCE.findall(json.dumps(paths)))), "Error": _ERROR},
+            "securitySchemes": _SECURITY_SCHEMES,
+        },
     }
 
 
@@ -101,6 +114,11 @@ def _operation(rpc: Rpc, binding: Binding, nth: int) -> Json:
             },
         },
     }
+    # What needs no credential says so with an empty alternative; a server that is open takes every call without one.
+    anonymous = rpc.needs.role == access_pb2.ROLE_ANONYMOUS
+    operation["security"] = [{}] if anonymous else [{"bearer": []}, {"apiKey": []}]
+    if not anonymous:
+        operation["x-penstock-role"] = access_pb2.Role.Name(rpc.needs.role).removeprefix("ROLE_").lower()
     if parameters := list(_parameters(rpc, binding)):
         operation["parameters"] = parameters
     if binding.body:

@@ -6,6 +6,7 @@ import grpc
 
 from penstock import limits
 from penstock.errors import Conflict
+from penstock.rpc.tls import Certificates
 
 OPTIONS: tuple[tuple[str, int], ...] = (
     # On by default, and then a second server would bind the same port without a word.
@@ -31,11 +32,17 @@ def make_server(handlers: Sequence[grpc.GenericRpcHandler]) -> grpc.aio.Server:
     return server
 
 
-def listen(server: grpc.aio.Server, host: str, port: int) -> int:
-    """Binds the port; returns it (the free one that was picked, for 0). Raises Conflict when it is taken."""
+def listen(server: grpc.aio.Server, host: str, port: int, certificates: Certificates | None = None) -> int:
+    """Binds the port, with TLS where there are certificates; returns it (the free one that was picked, for 0).
+
+    Raises Conflict when it is taken.
+    """
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        bound = server.add_insecure_port(address)
+        if certificates is None:
+            bound = server.add_insecure_port(address)
+        else:
+            bound = server.add_secure_port(address, certificates.credentials())
     except RuntimeError as error:
         raise Conflict(
             f"cannot listen on {address}: is the port taken? Choose another with --grpc-port or PENSTOCK_GRPC_PORT",

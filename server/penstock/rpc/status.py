@@ -14,6 +14,8 @@ DOMAIN = "penstock"
 
 CODES: dict[type[errors.PenstockError], int] = {
     errors.InvalidInput: code_pb2.INVALID_ARGUMENT,
+    errors.Unauthenticated: code_pb2.UNAUTHENTICATED,
+    errors.PermissionDenied: code_pb2.PERMISSION_DENIED,
     errors.NotFound: code_pb2.NOT_FOUND,
     errors.AlreadyStored: code_pb2.ALREADY_EXISTS,
     errors.Conflict: code_pb2.FAILED_PRECONDITION,
@@ -25,6 +27,11 @@ CODES: dict[type[errors.PenstockError], int] = {
     errors.TimedOut: code_pb2.DEADLINE_EXCEEDED,
 }
 _BY_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def code_name(error: errors.PenstockError) -> str:
+    """The name of an error's gRPC status."""
+    return str(_BY_NUMBER[CODES[type(error)]].name)
 
 
 def packed(message: Message) -> Any:

@@ -139,6 +139,14 @@ class HostedIndex:
             coming_pending=self._coming.pending if self._coming else 0,
         )
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Products that are found, and what the index takes in bytes."""
+        if self._serving is None:
+            return 0, 0
+        version = self._serving.index.version
+        return version.size, version.nbytes
+
     async def rebuild(self) -> None:
         """Builds the base anew, and swaps. Raises Conflict (REBUILD_IN_PROGRESS), Unavailable."""
         _ = self.view

@@ -62,6 +62,16 @@ class Indexes:
             raise Unavailable("the index is being read", reason="INDEX_LOADING", retry_after_s=1.0)
         return hosted
 
+    def content(self, tenant: str) -> str | None:
+        """Names what the tenant's answers depend on now; None while the index is being read, or nobody searched it."""
+        hosted = self._hosted.get(tenant)
+        return hosted.view.content if hosted is not None and not hosted.state().loading else None
+
+    def size(self) -> tuple[int, int]:
+        """Products that can be found, of all tenants, and the bytes that their indexes take. For any thread."""
+        found = [hosted.size for hosted in list(self._hosted.values())]
+        return sum(products for products, _ in found), sum(size for _, size in found)
+
     async def found(self, tenant: str, commit: int, product_ids: Sequence[str]) -> None:
         """Waits until searches see what a commit changed, FOUND_S_MAX at most.
 

@@ -1,5 +1,6 @@
 """Search over gRPC."""
 
+import asyncio
 import time
 from dataclasses import replace
 
@@ -8,9 +9,12 @@ from google.protobuf.message import Message
 
 from penstock import limits
 from penstock.cache.local import Asked
+from penstock.cache.popular import Popular
 from penstock.cache.results import Kind, Results
+from penstock.cache.warming import PAUSE_S, Warmed
 from penstock.catalog.v1.catalog_pb2 import Product
 from penstock.errors import PenstockError
+from penstock.observation import note_stage
 from penstock.rpc.call import Call
 from penstock.rpc.operations import Operations, Report
 from penstock.rpc.status import status_of
@@ -42,8 +46,28 @@ class SearchService:
         self._results = results
         self._operations = operations
         self._pages = Pages()
+        self._popular = Popular()
+
+    def tenants(self) -> set[str]:
+        """Those who search."""
+        return self._popular.tenants()
+
+    def version(self, tenant: str) -> str | None:
+        """What the tenant's answers depend on now."""
+        return self._indexes.content(tenant)
+
+    async def warm(self, tenant: str, limit: int) -> Warmed:
+        """Searches for what was searched for most. Raises Overloaded, Unavailable."""
+        cached = []
+        for key in self._popular.most(tenant, at_least=limits.POPULAR_SEARCHES_MIN, limit=limit):
+            answer = await self._searched(pb.SearchRequest.FromString(key), tenant, time.perf_counter())
+            cached.append(answer.cached)
+            await asyncio.sleep(PAUSE_S)
+        return Warmed(cached.count(False), cached.count(True))
 
     async def Search(self, request: pb.SearchRequest, call: Call) -> pb.SearchResponse:
+        if not request.page_token:
+            self._popular.note(call.tenant, request.SerializeToString(deterministic=True))
         return await self._searched(request, call.tenant, call.started)
 
     async def SearchVectors(self, request: pb.SearchVectorsRequest, call: Call) -> pb.SearchVectorsResponse:
@@ -51,7 +75,9 @@ class SearchService:
         vectors = wire.vectors_of(request.vectors, view.encoder.dimensions)
         limit = request.limit or limits.NEIGHBOURS_DEFAULT
         started = time.perf_counter()
-        found = await self._lane.nearest(view.version, vectors, limit, wire.filter_of(request.filters))
+        found = await self._lane.nearest(
+            view.version, vectors, limit, wire.filter_of(request.filters), tenant=call.tenant
+        )
         timings = search_pb2.Timings(vector=_ms(started))
         started = time.perf_counter()
         response = pb.SearchVectorsResponse(
@@ -84,7 +110,7 @@ class SearchService:
         others = Filter((*wire.filter_of(request.filters).conditions, Except(frozenset((request.product_id,)))))
         limit = request.limit or limits.NEIGHBOURS_DEFAULT
         started = time.perf_counter()
-        found = await self._lane.nearest(view.version, vector[None, :], limit, others)
+        found = await self._lane.nearest(view.version, vector[None, :], limit, others, tenant=call.tenant)
         took_ms = _ms(started)
         hits = found.hits[0]
         response = pb.SearchSimilarResponse(
@@ -128,6 +154,9 @@ class SearchService:
         answer = await self._results.get(Asked(kind=SEARCHES.name, tenant=tenant, key=key, version=content), load)
         response = pb.SearchResponse.FromString(answer.value)
         response.cached = answer.cached
+        if not answer.cached:
+            for stage, ms in response.took_ms.ListFields():
+                note_stage(stage.name, ms)
         self._turned(view, request, place, search, shown, response)
         fetching = time.perf_counter()
         if not request.ids_only:

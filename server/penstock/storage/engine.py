@@ -29,6 +29,8 @@ from penstock.storage.connection import CONNECT_S
 from penstock.storage.deadline import within
 from penstock.storage.failures import outcome_is_known, translated
 from penstock.storage.payload import EmbeddedSource, HttpSource, Payload, PayloadSource, Write, literal
+from penstock.storage.under_way import UnderWay
+from penstock.tracing import traceparent
 
 Row: TypeAlias = dict[str, Any]
 Parameters: TypeAlias = Mapping[str, Any]
@@ -139,6 +141,7 @@ class ClickHouseEngine:
         self._unknown: set[str] = set()  # ids of writes whose answer was lost
         self._left: set[Future[Any]] = set()  # statements that run on although their caller went away
         self._local = threading.local()
+        self._under_way = UnderWay()
         self._lanes = {
             lane: ThreadPoolExecutor(lane.value, thread_name_prefix=f"clickhouse-{lane.name.lower()}") for lane in Lane
         }
@@ -160,7 +163,7 @@ class ClickHouseEngine:
             result = client.query(sql, parameters=dict(parameters or {}))
             return [dict(zip(result.column_names, row, strict=True)) for row in result.result_rows]
 
-        return await self._run(lane, work, timeout_s)
+        return await self._run(sql, lane, work, timeout_s)
 
     async def arrow(
         self,
@@ -173,7 +176,7 @@ class ClickHouseEngine:
         def work(client: Client) -> pa.Table:
             return client.query_arrow(sql, parameters=dict(parameters or {}), use_strings=True)
 
-        return await self._run(lane, work, timeout_s)
+        return await self._run(sql, lane, work, timeout_s)
 
     async def execute(
         self,
@@ -184,19 +187,21 @@ class ClickHouseEngine:
         timeout_s: float | None = None,
     ) -> None:
         await self._write(
+            sql,
             lane,
             lambda client, write: client.command(sql, parameters=dict(parameters or {}), settings=write.settings),
             timeout_s,
         )
 
     async def insert_arrow(self, table: str, rows: pa.Table, *, lane: Lane = Lane.COMMIT) -> None:
-        await self._write(lane, lambda client, write: self._source.insert_arrow(client, table, rows, write))
+        insert = f"INSERT INTO {table}"
+        await self._write(insert, lane, lambda client, write: self._source.insert_arrow(client, table, rows, write))
 
     async def insert_payload(self, sql: str, payload: Payload, *, lane: Lane = Lane.COMMIT) -> None:
-        await self._write(lane, lambda client, write: self._source.insert(client, sql, payload, write))
+        await self._write(sql, lane, lambda client, write: self._source.insert(client, sql, payload, write))
 
     async def query_payload(self, sql: str, payload: Payload, *, lane: Lane = Lane.COMMIT) -> list[Row]:
-        return await self._run(lane, lambda client: self._source.query(client, sql, payload))
+        return await self._run(sql, lane, lambda client: self._source.query(client, sql, payload))
 
     async def delete_rows(self, table: str, condition: str, *, lane: Lane = Lane.COMMIT) -> None:
         if self._fence:
@@ -218,7 +223,7 @@ class ClickHouseEngine:
             chosen = ours if everybody else f"query_id IN {literal(sorted(filter(None, unknown)))}"
             on_cluster = f" ON CLUSTER {literal(self._remote.cluster)}" if self._remote.cluster else ""
             sql = f"KILL QUERY{on_cluster} WHERE {chosen} SYNC"
-            await self._run(Lane.READ, lambda client: client.command(sql))
+            await self._run(sql, Lane.READ, lambda client: client.command(sql))
             self._unknown -= unknown
         left = [asyncio.wrap_future(future) for future in self._left.copy()]
         await asyncio.gather(*left, return_exceptions=True)
@@ -233,7 +238,16 @@ class ClickHouseEngine:
             client.close()
         self._source.close()
 
-    async def _write(self, lane: Lane, work: Callable[[Client, Write], object], timeout_s: float | None = None) -> None:
+    @property
+    def load(self) -> Mapping[str, tuple[int, int]]:
+        """Statements that run, and that wait for a handle, by lane. For any thread."""
+        counts = self._under_way.counts()
+        lanes = {lane.name.lower(): (counts.get(lane.name.lower(), 0), lane.value) for lane in Lane}
+        return {name: (min(count, handles), max(0, count - handles)) for name, (count, handles) in lanes.items()}
+
+    async def _write(
+        self, sql: str, lane: Lane, work: Callable[[Client, Write], object], timeout_s: float | None = None
+    ) -> None:
         # Only the lease writes on the readers' lane, and it is no part of what `settle` ends.
         named = self._remote and lane is not Lane.READ
         query_id = f"{self._prefix}{self._mark}/{next(self._numbers)}" if named else ""
@@ -250,29 +264,36 @@ class ClickHouseEngine:
                 raise
             self._unknown.discard(query_id)
 
-        future = self._submit(lane, follow, timeout_s)
-        try:
-            await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            self._unknown.add(query_id)
-            if not future.done():
-                self._left.add(future)
-                future.add_done_callback(self._left.discard)
-            raise
+        with self._under_way.one(sql, lane.name.lower()):
+            future = self._submit(lane, follow, timeout_s)
+            try:
+                await asyncio.wrap_future(future)
+            except asyncio.CancelledError:
+                self._unknown.add(query_id)
+                if not future.done():
+                    self._left.add(future)
+                    future.add_done_callback(self._left.discard)
+                raise
 
-    async def _run(self, lane: Lane, work: Callable[[Client], T], timeout_s: float | None = None) -> T:
-        return await asyncio.wrap_future(self._submit(lane, work, timeout_s))
+    async def _run(self, sql: str, lane: Lane, work: Callable[[Client], T], timeout_s: float | None = None) -> T:
+        with self._under_way.one(sql, lane.name.lower()):
+            return await asyncio.wrap_future(self._submit(lane, work, timeout_s))
 
     def _submit(self, lane: Lane, work: Callable[[Client], T], timeout_s: float | None) -> Future[T]:
         wanted = timeout_s or _LANE_SECONDS[lane]
         if lane is Lane.READ:  # what was begun on the others is to be finished
             wanted = within(wanted)
         seconds = next((s for s in _SECONDS if s >= wanted), _SECONDS[-1])
-        return self._lanes[lane].submit(self._translated, work, seconds)
+        return self._lanes[lane].submit(self._translated, work, seconds, traceparent() if self._remote else None)
 
-    def _translated(self, work: Callable[[Client], T], seconds: float) -> T:
+    def _translated(self, work: Callable[[Client], T], seconds: float, parent: str | None) -> T:
         try:
-            return work(self._client(seconds))
+            client = self._client(seconds)
+            if isinstance(client, HttpClient):  # this thread's own, so no other statement has its headers
+                client.headers.pop("traceparent", None)
+                if parent is not None:
+                    client.headers["traceparent"] = parent
+            return work(client)
         except ClickHouseError as error:
             if self._remote is None:
                 self._replace_client()

@@ -101,7 +101,7 @@ async def _set_durability(engine: Engine, *, durable: bool) -> None:
     tables = await engine.rows(
         "SELECT name FROM system.tables WHERE database = currentDatabase() AND engine LIKE '%MergeTree'"
         " AND (position(create_table_query, {wanted:String}) > 0) != {durable:UInt8}"
-        " AND name NOT IN ('schema_versions', 'leases', 'pipeline_runs')",
+        " AND name NOT IN ('schema_versions', 'leases', 'pipeline_runs', 'tenant_runs')",
         {"wanted": wanted, "durable": int(durable)},
         lane=Lane.COMMIT,
     )

@@ -1,0 +1,100 @@
+"""Who gets in, put together: accounts, rate limits, and how many calls run at once."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from penstock import limits
+from penstock.accounts.accounts import Accounts
+from penstock.accounts.service import COOKIE_PATH, AccountService
+from penstock.accounts.v1 import accounts_service_pb2
+from penstock.cache.redis import Redis
+from penstock.cache.windows import Windows
+from penstock.rpc.access import Access
+from penstock.rpc.admission import Admission
+from penstock.rpc.policy import Policy, Watcher
+from penstock.rpc.rate_limits import ANONYMOUS_LIMIT, RateLimits
+from penstock.rpc.tags import Tags
+from penstock.settings import Settings
+from penstock.storage.engine import Engine
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import ServiceDescriptor
+
+    from penstock.accounts.oidc import OpenIdConnect
+
+CALLBACK = f"{COOKIE_PATH}/callback"
+
+
+@dataclass(frozen=True, slots=True)
+class Gatehouse:
+    """The parts that live as long as the server."""
+
+    access: Access
+    rates: RateLimits
+    admission: Admission
+    service: AccountService
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: Settings, engine: Engine, redis: Redis) -> AsyncIterator["Gatehouse"]:
+        """Reads accounts, and keeps up with those of other servers. Raises Conflict, Unavailable."""
+        async with AsyncExitStack() as ending:
+            accounts = await ending.enter_async_context(Accounts.opened(engine, settings))
+            oidc = _oidc(settings, accounts)
+            if oidc is not None:
+                ending.push_async_callback(oidc.close)
+            following = asyncio.create_task(accounts.follow(), name="follow-accounts")
+            ending.push_async_callback(_ended, following)
+            rates = _rates(settings, redis)
+            yield cls(
+                Access(accounts, required=settings.auth_required),
+                rates,
+                Admission(limits.READS_AT_ONCE, limits.READS_WAITING_MAX),
+                AccountService(accounts, oidc, rates, secure=settings.public_url.startswith("https:")),
+            )
+
+    def policy(self, tags: Tags, watcher: Watcher) -> Policy:
+        """What the edge asks at each call."""
+        return Policy(self.access, self.rates, self.admission, tags, watcher)
+
+    def services(self) -> "Mapping[ServiceDescriptor, object]":
+        """The services of this area."""
+        return {accounts_service_pb2.DESCRIPTOR.services_by_name["AccountService"]: self.service}
+
+
+def _rates(settings: Settings, redis: Redis) -> RateLimits:
+    return RateLimits(
+        Windows(redis),
+        anonymous_limit=settings.rate_limit or ANONYMOUS_LIMIT,
+        user_limit=settings.rate_limit_user,
+        key_limit=settings.rate_limit_key,
+        open_limit=settings.rate_limit,
+        seconds=settings.rate_window,
+    )
+
+
+def _oidc(settings: Settings, accounts: Accounts) -> "OpenIdConnect | None":
+    if not settings.oidc_issuer:
+        return None
+    from penstock.accounts.model import roles_named
+    from penstock.accounts.oidc import OpenIdConnect  # its libraries take a while to load
+
+    return OpenIdConnect(
+        settings.oidc_issuer,
+        settings.oidc_client_id,
+        settings.oidc_client_secret.get_secret_value(),
+        settings.public_url.rstrip("/") + CALLBACK,
+        allowed_emails=settings.oidc_allowed_emails,
+        allowed_domains=settings.oidc_allowed_domains,
+        tenant=settings.oidc_tenant,
+        roles=roles_named(settings.oidc_roles),
+        sealing_key=accounts.keys.sealing("sign-in"),
+    )
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,66 @@
+"""What becomes of every call: counted, graded, traced, logged."""
+
+from collections import Counter
+
+import structlog
+
+from penstock.cache.tally import Tallies
+from penstock.observation import Observation
+from penstock.operations.metrics import RpcMetrics
+from penstock.operations.performance import Performance
+from penstock.operations.slow_calls import SlowCalls
+from penstock.rpc.call import Call
+from penstock.rpc.policy import Outcome
+from penstock.tracing import ServerSpan, Tracing
+
+log = structlog.get_logger()
+
+# Services whose own answers, kept by version in this process, are counted by how their calls ended.
+KEPT_ANSWERS = {"KpiService": "kpis", "QueryService": "sql"}
+RATE_LIMITED = "RATE_LIMITED"
+UNAUTHENTICATED = "UNAUTHENTICATED"
+
+
+class CallWatch:
+    """The `Watcher` of a server."""
+
+    def __init__(
+        self,
+        metrics: RpcMetrics,
+        performance: Performance,
+        slow_calls: SlowCalls,
+        tallies: Tallies,
+        tracing: Tracing | None,
+    ) -> None:
+        self._metrics = metrics
+        self._performance = performance
+        self._slow_calls = slow_calls
+        self._tallies = tallies
+        self._tracing = tracing
+        self._log = log.bind()  # the lazy one is bound anew with every line
+        self.rate_limited = 0
+        self.auth_failures: Counter[str] = Counter()  # by reason
+
+    def started(self, call: Call) -> None:
+        """A call begins: it stands in every line that is logged within it."""
+        structlog.contextvars.bind_contextvars(request_id=call.request_id)
+        self._metrics.started(call.method)
+        if self._tracing is not None:
+            call.span = self._tracing.begin(call.method, call.metadata, call.request_id)
+
+    def finished(self, call: Call, outcome: Outcome, seconds: float, seen: Observation, *, stream: bool) -> None:
+        """It ended."""
+        self._metrics.finished(call.method, outcome.status, None if stream else seconds)
+        if outcome.reason == RATE_LIMITED:
+            self.rate_limited += 1
+        elif outcome.status == UNAUTHENTICATED:
+            self.auth_failures[outcome.reason] += 1
+        if not stream:
+            self._performance.record(call.tenant, call.method, seconds, outcome.status, seen.cache)
+            self._slow_calls.record(call.tenant, call.method, seconds, outcome.reason, call.request_id, seen)
+            kind = KEPT_ANSWERS.get(call.method.rpartition("/")[0].rpartition(".")[2])
+            if kind is not None and seen.cache is not None:
+                self._tallies.of(call.tenant, kind).got("local" if seen.cache else "loaded", 0.0)
+        if isinstance(call.span, ServerSpan):
+            call.span.end(outcome.status, call.tenant)
+        self._log.debug("call ended", method=call.method, code=outcome.reason, tenant=call.tenant, seconds=seconds)

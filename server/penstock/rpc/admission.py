@@ -1,0 +1,208 @@
+"""How many calls run at once, and who else may wait: so that calls that are accepted are fast whatever comes in.
+
+Who finds no place waits. A burst is served: as long as the queue was empty a moment ago, calls wait up to that moment
+and are served in the order in which they came. A queue that has not been empty for longer is no burst, it is more work
+than can be done: then a call waits for `target_s` only, the newest is served first, and the others are refused. Those
+that were served in their order would all have waited too long: for most of them nobody would wait any more.
+
+CoDel with adaptive LIFO: Maurer, "Fail at Scale", ACM Queue 13(8), 2015; after Nichols and Jacobson, "Controlling Queue
+Delay", ACM Queue 10(5), 2012. With one difference: a queue that is empty because all in it were refused has not been
+empty. Else all who wait are refused each time the loop is late by `target_s`, and the next calls pass for a burst: the
+slowest 1 % of what was served under five times the load waited for 77 ms or more then, and mostly for 5 to 8 now.
+Overload is over when the queue was emptied by serving it and nobody has been refused for a moment, or when places were
+free for `target_s`.
+
+Measured on one core: `try_enter` with `leave` takes 0.14 µs, `async with enter()` 0.4, waiting 20 or more.
+"""
+
+import asyncio
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+
+from penstock.errors import Overloaded
+
+TARGET_S = 0.01  # a standing queue makes no call later than that
+INTERVAL_S = 0.1  # a queue that was empty so long ago is a burst
+RETRY_AFTER_S = 0.5  # long enough for a burst to be over, short enough for a person to wait
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What became of calls since the start, and what is under way."""
+
+    in_use: int
+    waiting: int
+    admitted: int
+    refused: Mapping[str, int]  # by why: `full`, the queue was; `late`, no place became free in time
+    waited_s: float  # all that were admitted together
+    longest_wait_s: float  # of one that was admitted
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiter:
+    since: float
+    until: float
+
+
+class Admission:
+    """Places that calls take while they run. For one event loop.
+
+    `try_enter` and `leave` for where a place is free, `async with enter()` for where it may not be.
+    """
+
+    def __init__(
+        self,
+        places: int,
+        waiting_max: int,
+        *,
+        target_s: float = TARGET_S,
+        interval_s: float = INTERVAL_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`places` calls run at once, `waiting_max` wait. Raises ValueError for less than one place."""
+        if places < 1 or waiting_max < 0:
+            raise ValueError(f"calls need at least one place, and no negative queue: {places}, {waiting_max}")
+        self._places = places
+        self._waiting_max = waiting_max
+        self._target_s = target_s
+        self._interval_s = interval_s
+        self._clock = clock
+        self._in_use = 0
+        # Whoever waits, oldest first; only while all places are taken. The answer is whether a place was given.
+        self._waiting: OrderedDict[asyncio.Future[bool], _Waiter] = OrderedDict()
+        self._standing_since: float | None = None  # since when there are more calls than places; None: there are not
+        self._refused_at = -math.inf  # when that was last
+        self._free_since = -math.inf  # while a place is free
+        self._admitted = 0
+        self._refused = {"full": 0, "late": 0}
+        self._waited_s = 0.0
+        self._longest_wait_s = 0.0
+        self._visit = _Visit(self)
+
+    @property
+    def load(self) -> Load:
+        """The counters."""
+        return Load(
+            in_use=self._in_use,
+            waiting=len(self._waiting),
+            admitted=self._admitted,
+            refused=dict(self._refused),
+            waited_s=self._waited_s,
+            longest_wait_s=self._longest_wait_s,
+        )
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether there have been more calls than places for longer than a burst takes."""
+        if self._in_use < self._places or self._standing_since is None:
+            return False
+        return self._clock() - self._standing_since > self._interval_s
+
+    def try_enter(self) -> bool:
+        """Takes a place if one is free; then `leave` gives it back."""
+        if self._in_use == self._places:
+            return False
+        self._in_use += 1
+        self._admitted += 1
+        if self._in_use == self._places and self._clock() - self._free_since >= self._target_s:
+            self._standing_since = None
+        return True
+
+    def leave(self) -> None:
+        """Gives a place back: to who waits, or to who comes next."""
+        assert self._in_use, "more calls have left than entered"
+        while self._waiting:
+            answer, waiter = self._waiting.popitem(last=self.overloaded)
+            now = self._clock()
+            if now >= waiter.until:  # its timer is late, as is everything when the loop is
+                self._refuse(answer, "late")
+            if answer.done():  # or whoever waited was cancelled just now
+                continue
+            answer.set_result(True)
+            self._admitted += 1
+            self._waited_s += now - waiter.since
+            self._longest_wait_s = max(self._longest_wait_s, now - waiter.since)
+            if not self._waiting and now - self._refused_at > self._interval_s:
+                self._standing_since = None
+            return
+        if self._in_use == self._places:
+            self._free_since = self._clock()
+        self._in_use -= 1
+
+    def enter(self) -> "_Visit":
+        """A place for as long as the block runs. Entering it raises Overloaded (SERVER_BUSY)."""
+        return self._visit
+
+    async def wait(self) -> None:
+        """Takes a place, waiting for one if none is free; then `leave` gives it back. Raises Overloaded."""
+        if self.try_enter():
+            return
+        answer = self._join()
+        try:
+            if not await answer:
+                raise _busy()
+        except BaseException:
+            if self._waiting.pop(answer, None) is None and not answer.cancelled() and answer.result():
+                self._admitted -= 1
+                self.leave()  # it was given a place, and went away before it knew
+            raise
+
+    def _join(self) -> asyncio.Future[bool]:
+        """A place in the queue: the answer will be whether it led to one. Raises Overloaded when there is none."""
+        loop, now = asyncio.get_running_loop(), self._clock()
+        overloaded = self.overloaded
+        if len(self._waiting) >= self._waiting_max:
+            if not (overloaded and self._waiting):
+                self._count("full")
+                raise _busy()
+            # The newest are served first, so the oldest has the least hope.
+            self._refuse(self._waiting.popitem(last=False)[0], "full")
+        if self._standing_since is None:
+            self._standing_since = now
+        patience_s = self._target_s if overloaded else self._interval_s
+        answer: asyncio.Future[bool] = loop.create_future()
+        self._waiting[answer] = _Waiter(now, now + patience_s)
+        timer = loop.call_later(patience_s, self._expire, answer)
+        answer.add_done_callback(lambda _: timer.cancel())
+        return answer
+
+    def _expire(self, answer: asyncio.Future[bool]) -> None:
+        if self._waiting.pop(answer, None) is not None:
+            self._refuse(answer, "late")
+
+    def _refuse(self, answer: asyncio.Future[bool], why: str) -> None:
+        if not answer.done():
+            self._count(why)
+            answer.set_result(False)
+
+    def _count(self, why: str) -> None:
+        self._refused[why] += 1
+        self._refused_at = self._clock()
+
+
+class _Visit:
+    """`async with` for an Admission; it keeps nothing of a visit, so one serves all."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+
+    async def __aenter__(self) -> None:
+        if not self._admission.try_enter():
+            await self._admission.wait()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._admission.leave()
+
+
+def _busy() -> Overloaded:
+    return Overloaded(
+        f"the server has as much to do as it can; try again in {RETRY_AFTER_S:g} s",
+        reason="SERVER_BUSY",
+        retry_after_s=RETRY_AFTER_S,
+    )

@@ -1,0 +1,45 @@
+"""What holds for every call: who may, how often, how many at once; and who watches."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from penstock.observation import Observation
+from penstock.rpc.access import Access
+from penstock.rpc.admission import Admission
+from penstock.rpc.call import Call
+from penstock.rpc.rate_limits import RateLimits
+from penstock.rpc.tags import Tags
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a call ended."""
+
+    status: str  # the name of its gRPC status
+    reason: str  # the same more exactly: `OK`, the reason of its error, `CANCELLED` or `INTERNAL`
+
+
+OK = Outcome("OK", "OK")
+
+
+class Watcher(Protocol):
+    """Is told of every call. What it does is done before the answer goes out, so it does little."""
+
+    def started(self, call: Call) -> None:
+        """A call begins."""
+        ...
+
+    def finished(self, call: Call, outcome: Outcome, seconds: float, seen: Observation, *, stream: bool) -> None:
+        """It ended. `stream`: whether it lasted as long as its client liked."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The parts that the edge asks at each call."""
+
+    access: Access
+    rates: RateLimits
+    admission: Admission
+    tags: Tags
+    watcher: Watcher

@@ -1,0 +1,41 @@
+"""What the edge asks at each call, for tests of one service: everybody may, as often as they like."""
+
+from penstock.cache.redis import Redis
+from penstock.cache.tally import Tallies
+from penstock.cache.windows import Windows
+from penstock.errors import Unauthenticated
+from penstock.operations.metrics import RpcMetrics
+from penstock.operations.performance import Performance
+from penstock.operations.slow_calls import SlowCalls
+from penstock.operations.watch import CallWatch
+from penstock.rpc.access import Access
+from penstock.rpc.admission import Admission
+from penstock.rpc.policy import Policy
+from penstock.rpc.principal import Principal
+from penstock.rpc.rate_limits import RateLimits
+from penstock.rpc.tags import Tags
+
+
+class NoCredentials:
+    """Knows none."""
+
+    def known(self, credential: str) -> Principal | None:
+        return None
+
+    def principal_of(self, credential: str) -> Principal:
+        raise Unauthenticated("nobody has a credential here", reason="KEY_INVALID")
+
+
+async def nothing_to_learn(tenant: str) -> None:
+    """No version rests on anything."""
+
+
+def open_policy() -> Policy:
+    """Of a server that requires no credential."""
+    return Policy(
+        Access(NoCredentials(), required=False),
+        RateLimits(Windows(Redis(""))),
+        Admission(16, 1_000),
+        Tags("test", {}, nothing_to_learn),
+        CallWatch(RpcMetrics(()), Performance(), SlowCalls(), Tallies(), None),
+    )
