@@ -1,6 +1,7 @@
 """Five times as many searches as can be answered: how fast those are that are, and how fast the others are refused."""
 
 import asyncio
+import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -43,7 +44,7 @@ class Offered:
 async def overload(name: str, scale: Scale) -> Result:
     """Searches that none has asked for, on schedule whatever comes back; then as few as before."""
     stocked = await asyncio.to_thread(shop, scale.products)
-    asked = iter(requests_of(queries(Random(SEED))))
+    asked = _requests()
     async with AsyncExitStack() as held:
         running = held.enter_context(server(stocked.folder, fsync=False, pipeline=False))
         async with Client(running.target) as client:
@@ -77,6 +78,13 @@ async def overload(name: str, scale: Scale) -> Result:
             "seconds": scale.steady_s,
         },
     )  # fmt: skip
+
+
+def _requests() -> Iterator[bytes]:
+    """Searches without end, none twice: after the first round each has a word more."""
+    texts = queries(Random(SEED))
+    for round_ in itertools.count():
+        yield from requests_of([f"{text} {round_}" if round_ else text for text in texts])
 
 
 async def _recovered(search: Search, asked: Iterator[bytes], capacity: float, wanted_ms: float) -> float:
