@@ -6,7 +6,7 @@ from random import Random
 from statistics import median
 
 from loadtest import empty
-from loadtest.calls import CONCURRENCY, Call, by_turns, caller, empty_server, percentiles_ms
+from loadtest.calls import CONCURRENCY, Call, by_turns, caller, calls_per_s, empty_server, percentiles_ms
 from loadtest.launch import scratch, server
 from loadtest.result import Result
 from loadtest.scale import Scale
@@ -36,6 +36,7 @@ async def auth_overhead(name: str, scale: Scale) -> Result:
         key, token = await _credentials(running.target)
         async with AsyncExitStack() as held:
             open_call = await caller(held, running.target, GET_METRICS, [REQUEST])
+            await calls_per_s(open_call, 2 * scale.warm_up_s, [])  # a server that has just started is slower
             ratios: dict[str, float] = {}
             rates: dict[str, list[float]] = {}
             for kind, credential in (("key", key), ("token", token)):
