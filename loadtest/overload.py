@@ -28,7 +28,7 @@ QUIET_SHARE = 0.2  # of the capacity, at which calls count as unloaded
 LATE_S = 0.05  # a call that could not be made so soon after it was due
 SEED = 23
 
-Search = Callable[[bytes], Awaitable[bool]]  # whether it was answered, not refused
+Search = Callable[[bytes], Awaitable[grpc.StatusCode]]
 
 
 @dataclass(slots=True)
@@ -39,6 +39,7 @@ class Offered:
     late: int = 0  # that this client made late, so that less was offered than was meant
     answered_s: list[float] = field(default_factory=list)
     refused_s: list[float] = field(default_factory=list)
+    failed: int = 0  # that were neither answered nor refused, which must not be
 
 
 async def overload(name: str, scale: Scale) -> Result:
@@ -68,11 +69,12 @@ async def overload(name: str, scale: Scale) -> Result:
         name, percentile_ms(busy.answered_s, 99), "ms", unloaded_ms, "p99 at a fifth of the capacity",
         better=Better.LOWER,
         target=P99_TIMES,
-        holds=refusal_ms <= REFUSAL_MS_MAX and recovery_s <= RECOVERY_S_MAX,
+        holds=refusal_ms <= REFUSAL_MS_MAX and recovery_s <= RECOVERY_S_MAX and not busy.failed,
         details={
             "products": stocked.products, "capacity_per_s": capacity, "capacity_concurrency": CONCURRENCY,
             "offered_per_s": busy.offered / scale.steady_s, "answered_per_s": len(busy.answered_s) / scale.steady_s,
-            "refused": len(busy.refused_s), "answered_p50_ms": percentile_ms(busy.answered_s, 50),
+            "refused": len(busy.refused_s), "failed": busy.failed,
+            "answered_p50_ms": percentile_ms(busy.answered_s, 50),
             "refusal_p50_ms": percentile_ms(busy.refused_s or [0.0], 50), "refusal_p99_ms": refusal_ms,
             "recovery_s": recovery_s, "rss_growth_mb": (after - before) / 1e6, "made_late": busy.late,
             "seconds": scale.steady_s,
@@ -105,8 +107,14 @@ async def _offer(search: Search, asked: Iterator[bytes], rate: float, seconds: f
     async def call(request: bytes, due: float) -> None:
         began = time.perf_counter()
         done.late += began - due > LATE_S
-        answered = await search(request)
-        (done.answered_s if answered else done.refused_s).append(time.perf_counter() - began)
+        status = await search(request)
+        took_s = time.perf_counter() - began
+        if status is grpc.StatusCode.OK:
+            done.answered_s.append(took_s)
+        elif status is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            done.refused_s.append(took_s)
+        else:
+            done.failed += 1
 
     async with asyncio.TaskGroup() as calls:
         for number in range(int(rate * seconds)):
@@ -121,13 +129,11 @@ async def _searcher(held: AsyncExitStack, target: str) -> Search:
     channel = await held.enter_async_context(grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS))
     invoke = channel.unary_unary(SEARCH)
 
-    async def search(request: bytes) -> bool:
+    async def search(request: bytes) -> grpc.StatusCode:
         try:
             await invoke(request)
         except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
-                raise
-            return False
-        return True
+            return error.code()
+        return grpc.StatusCode.OK
 
     return search
