@@ -1,7 +1,6 @@
 """Every rpc, called by everybody: who may is let in, who may not is told why, whatever else they send."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import grpc
 import pytest
@@ -13,6 +12,7 @@ from grpc_status import rpc_status
 from penstock.access.v1 import access_pb2
 from penstock.rpc.needs import needs_of
 from penstock.rpc.principal import ROLES, allowed_by
+from tests.accounts.calling import called
 from tests.accounts.people import People, people
 from tests.contract.test_contract import METHODS, by_name
 from tests.process import ServerProcess
@@ -47,14 +47,8 @@ def outcome(
     channel: grpc.Channel, method: MethodDescriptor, credential: str | None, body: bytes = b""
 ) -> tuple[grpc.StatusCode, str]:
     """How a call ends: its status, and the reason of its error."""
-    kind = ("stream" if method.client_streaming else "unary") + ("_stream" if method.server_streaming else "_unary")
-    path = f"/{method.containing_service.full_name}/{method.name}"
-    rpc: Any = getattr(channel, kind)(path, request_serializer=None, response_deserializer=None)
-    metadata = [("authorization", f"Bearer {credential}")] if credential is not None else []
-    request: Any = iter((body,)) if method.client_streaming else body
-    timeout = SECONDS if method.server_streaming or method.client_streaming else 30
     try:
-        answer = rpc(request, metadata=metadata, timeout=timeout)
+        answer = called(channel, method, body, credential, SECONDS)
         if method.server_streaming:
             for _ in answer:
                 pass

@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 
 from penstock import SyncClient, event, product
 from penstock.queries.views import VIEWS
+from tests.accounts.calling import called
 from tests.accounts.people import people
 from tests.contract.test_contract import METHODS, by_name
 from tests.process import ServerProcess
@@ -54,18 +55,9 @@ class Tenants:
 
 
 def _told(channel: grpc.Channel, method: MethodDescriptor, request: Message, key: str) -> bytes:
-    kind = ("stream" if method.client_streaming else "unary") + ("_stream" if method.server_streaming else "_unary")
-    path = f"/{method.containing_service.full_name}/{method.name}"
-    rpc: Any = getattr(channel, kind)(path, request_serializer=None, response_deserializer=None)
-    body: Any = request.SerializeToString()
-    streams = method.server_streaming or method.client_streaming
     told = b""
     try:
-        answer = rpc(
-            iter((body,)) if method.client_streaming else body,
-            metadata=[("authorization", f"Bearer {key}")],
-            timeout=SECONDS if streams else 30,
-        )
+        answer = called(channel, method, request.SerializeToString(), key, SECONDS)
         for each in answer if method.server_streaming else (answer,):
             told += each
     except grpc.RpcError as error:
