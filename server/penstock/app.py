@@ -101,7 +101,7 @@ class Parts:
     forgetter: Forgetter
     services: Mapping[ServiceDescriptor, object]
     catalogs: Catalogs
-    figures: Callable[[], Figures]
+    figures: Figures
     draining: asyncio.Event
 
 
@@ -287,7 +287,7 @@ def _assemble(core: Core, queries: QueryService, costs: CostRecorder) -> Parts:
     series = SeriesReader(engine, catalogs, settings.currency)
     reader = KpiReader(engine, commit_log, settings, catalog)
     feed = KpiFeed(reader, commit_log)
-    features = FeatureReader(engine, commit_log, settings)
+    features = FeatureReader(engine, settings)
     pipeline_probe = PipelineProbe(_lag_seconds(runner), lambda: commit_log.gold.last_commit)
     health_servicer = health.aio.HealthServicer()
     checker = HealthChecker(
@@ -346,7 +346,7 @@ def _assemble(core: Core, queries: QueryService, costs: CostRecorder) -> Parts:
         forgetter,
         services,
         catalogs,
-        lambda: _figures(core, streams, committer, loop_lag, pipeline_probe),
+        _figures(core, streams, committer, loop_lag, pipeline_probe),
         draining,
     )
 

@@ -1,7 +1,7 @@
 """Who watches the server, put together: metrics, traces, grades, slow calls."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Self
@@ -47,12 +47,12 @@ class Watching:
             yield cls(calls, performance, slow_calls, IngestMetrics(), rpc)
 
     @asynccontextmanager
-    async def serving_metrics(self, settings: Settings, figures: Callable[[], Figures]) -> AsyncIterator[None]:
+    async def serving_metrics(self, settings: Settings, figures: Figures) -> AsyncIterator[None]:
         """Serves them to Prometheus, where a port is set. Raises Conflict (PORT_TAKEN)."""
         if settings.metrics_port is None:
             yield
             return
-        server = MetricsServer(settings.metrics_port, settings.metrics_host, (self.rpc, self.ingest, figures()))
+        server = MetricsServer(settings.metrics_port, settings.metrics_host, (self.rpc, self.ingest, figures))
         port = await server.start()
         log.info("serving metrics", url=f"http://{settings.metrics_host}:{port}/metrics")
         try:

@@ -40,7 +40,7 @@ async def runner(engine: ClickHouseEngine, commit_log: CommitLog, settings: Sett
 
 @pytest.fixture
 def features(engine: ClickHouseEngine, commit_log: CommitLog, settings: Settings) -> FeatureReader:
-    return FeatureReader(engine, commit_log, settings)
+    return FeatureReader(engine, settings)
 
 
 @pytest.fixture

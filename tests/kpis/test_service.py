@@ -63,7 +63,7 @@ async def kpis(
     server = grpc.aio.server()
     service = kpis_service_pb2.DESCRIPTOR.services_by_name["KpiService"]
     edge = Edge(trusted_proxies=[], policy=open_policy())
-    features = FeatureReader(engine, commit_log, settings)
+    features = FeatureReader(engine, settings)
     workers = Workers()
     implementation = KpiService(
         catalogs,

@@ -70,7 +70,7 @@ async def test_reasons_are_of_the_tenants_own_events(
     settings: Settings,
     moments: Moments,
 ) -> None:
-    every = (reader, trends, queries, FeatureReader(engine, commit_log, settings), moments)
+    every = (reader, trends, queries, FeatureReader(engine, settings), moments)
     await gold.commit(A)
     assert await reasons(*every) == {"no events yet"}
     assert await reasons(*every, tenant=A) == {NOT_YET}
@@ -166,7 +166,7 @@ async def test_watches_and_exports_of_one_leave_room_for_others(
     await asyncio.gather(*(watch.aclose() for watch in (*mine, theirs)))
     await feed.close()
 
-    export = FeatureExport(engine, FeatureReader(engine, commit_log, settings))
+    export = FeatureExport(engine, FeatureReader(engine, settings))
     pieces = [export.pieces(A, commit_log.version, None) for _ in range(limits.FEATURE_EXPORTS_MAX + 1)]
     for each in pieces[:-1]:
         await anext(each)

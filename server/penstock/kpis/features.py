@@ -21,7 +21,6 @@ from penstock.errors import NotFound
 from penstock.kpis.answers import Answers
 from penstock.kpis.nothing import why_nothing
 from penstock.settings import Settings
-from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import Engine, Row
 from penstock.storage.version import Version
 
@@ -228,9 +227,8 @@ class Features:
 class FeatureReader:
     """Reads features; everything may raise Unavailable, TimedOut or Overloaded."""
 
-    def __init__(self, engine: Engine, log: CommitLog, settings: Settings) -> None:
+    def __init__(self, engine: Engine, settings: Settings) -> None:
         self._engine = engine
-        self._log = log
         self.currency = settings.currency
         self._populations: Answers[Population | None] = Answers(limits.KPI_POPULATIONS_MAX)
         self._aggregates: Answers[Features] = Answers(limits.KPI_POPULATIONS_MAX)

@@ -1,7 +1,6 @@
 """The caches of all areas, as those who run the server see them."""
 
 import fnmatch
-import time
 from collections.abc import Sequence
 
 from penstock.cache.redis import Redis
@@ -20,7 +19,6 @@ class Caches:
         self._redis = redis
         self._searches = searches
         self._recommendations = recommendations
-        self._started = time.monotonic()
 
     def stats(self, tenant: str) -> pb.GetCacheStatsResponse:
         """What became of a tenant's answers."""
@@ -31,7 +29,7 @@ class Caches:
             self._results.kinds,
             entries=stats.entries,
             redis=redis,
-            uptime_s=time.monotonic() - self._started,
+            uptime_s=stats.uptime_s,
         )
 
     async def invalidate(self, tenant: str, pattern: str, user_id: str) -> tuple[Sequence[str], bool]:

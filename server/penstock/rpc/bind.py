@@ -128,8 +128,8 @@ class Edge:
         deadline_s = limits.HEAVY_DEADLINE_S if heavy else limits.UNARY_DEADLINE_S
         # The others have bounds of their own: writers their queue, SQL and forecasts their lanes.
         admission = self._policy.admission if needs.cost == access_pb2.COST_CLASS_READ else None
-        digest = partial(self._policy.tags.digest, method) if self._policy.tags.applies(method) else None
-        entry, watcher, tags = self._entry, self._policy.watcher, self._policy.tags
+        tagged = self._policy.tags.applies(method)
+        entry, watcher = self._entry, self._policy.watcher
         uploads = method.client_streaming  # which take as long as their bodies
         nothing: Message = symbol_database.Default().GetSymbol(method.output_type.full_name)()
 
@@ -141,20 +141,10 @@ class Edge:
                 if not entry.now(call, needs):
                     await entry.wait(call, needs)
                 request = read(data)
-                state = None
-                if digest is not None and _may_know(call):
-                    state = digest(call.tenant, data)
-                    if state is None:
-                        await tags.learn(call.tenant)
-                        state = digest(call.tenant, data)
-                if state is not None:
-                    call.headers += (("etag", tags.tag(state)), ("cache-control", "private, no-cache"))
-                    known = call.metadata.get("if-none-match")
-                    if known is not None and tags.matches(state, known):
-                        call.headers += (NOT_MODIFIED,)
-                        seen.cache = True
-                        await self._answer(call, seen)
-                        return nothing
+                if tagged and _may_know(call) and await self._is_known(method, call, data):
+                    seen.cache = True
+                    await self._answer(call, seen)
+                    return nothing
                 work = behaviour(request, call) if admission is None else _admitted(admission, behaviour, request, call)
                 response = await self._within(call, deadline_s, work, method)
                 await self._answer(call, seen)
@@ -167,6 +157,21 @@ class Edge:
                 watcher.finished(call, outcome, time.perf_counter() - call.started, seen, stream=uploads)
 
         return unary
+
+    async def _is_known(self, method: MethodDescriptor, call: Call, request: bytes) -> bool:
+        """Whether the client has the answer already; in any case it is told the answer's tag, where there is one."""
+        tags = self._policy.tags
+        digest = tags.digest(method, call.tenant, request)
+        if digest is None:
+            await tags.learn(call.tenant)
+            digest = tags.digest(method, call.tenant, request)
+        if digest is None:
+            return False
+        call.headers += (("etag", tags.tag(digest)), ("cache-control", "private, no-cache"))
+        if not tags.matches(digest, call.metadata.get("if-none-match", "")):
+            return False
+        call.headers += (NOT_MODIFIED,)
+        return True
 
     async def _answer(self, call: Call, seen: Observation) -> None:
         """Sends what goes along with an answer."""

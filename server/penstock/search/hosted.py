@@ -105,6 +105,11 @@ class HostedIndex:
                 await generation.close()
 
     @property
+    def ready(self) -> bool:
+        """Whether searches see anything."""
+        return self._serving is not None and self._serving.ready
+
+    @property
     def view(self) -> View:
         """What searches see now. Raises Unavailable (INDEX_LOADING)."""
         serving = self._serving

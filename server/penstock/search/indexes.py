@@ -65,7 +65,7 @@ class Indexes:
     def content(self, tenant: str) -> str | None:
         """Names what the tenant's answers depend on now; None while the index is being read, or nobody searched it."""
         hosted = self._hosted.get(tenant)
-        return hosted.view.content if hosted is not None and not hosted.state().loading else None
+        return hosted.view.content if hosted is not None and hosted.ready else None
 
     def size(self) -> tuple[int, int]:
         """Products that can be found, of all tenants, and the bytes that their indexes take. For any thread."""
