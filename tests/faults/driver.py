@@ -29,7 +29,7 @@ from tests.faults.plan import Plan
 from tests.faults.proxy import Proxy
 from tests.faults.sdk_writer import SdkWriter
 from tests.faults.stored import read
-from tests.faults.writers import StreamWriter
+from tests.faults.writers import WINDOW, StreamWriter
 from tests.process import ServerProcess
 
 REACHED_S_MAX = 60.0  # a failpoint under load is passed within so long
@@ -253,12 +253,15 @@ class Run:
         grpc.aio drop what it has received and not yet handed over.
         """
         streams = [writer for writer in self.writers if isinstance(writer, StreamWriter)]
-        if not await _soon(lambda: all(writer.connected for writer in streams), READ_S_MAX):
-            raise self.journal.broken("server", f"not every writer could open its stream within {READ_S_MAX} s")
+        # More answers than were under way: its connection is not one that was cut and does not know it yet.
+        alive = {writer.name: writer.record.answers + WINDOW for writer in streams}
+        if not await _soon(lambda: all(each.record.answers > alive[each.name] for each in streams), RECOVERED_S_MAX):
+            raise self.journal.broken("server", f"not every stream was answered within {RECOVERED_S_MAX} s")
         quiet = self._random.sample(streams, (len(streams) + 1) // 2)
         for writer in quiet:
             writer.flowing.clear()
-        await asyncio.sleep(0.02)  # a write that has begun
+        if not await _soon(lambda: all(writer.resting for writer in quiet), READ_S_MAX):
+            raise self.journal.broken("server", f"a write was under way for {READ_S_MAX} s")
         before = [(writer, writer.record.drains) for writer in quiet if writer.connected]
         code = await asyncio.to_thread(self.server.terminate)
         self.journal.note("run", "drained", code=code, quiet=[writer.name for writer in quiet])

@@ -44,6 +44,7 @@ class Record:
     finished: bool = False  # all that was sent is answered, and the stream was closed in good order
     commits: dict[int, int] = field(default_factory=dict)  # of acknowledged batches, by index
     drains: int = 0  # connections that the server ended in good order because it stopped
+    answers: int = 0  # frames that answered a batch, of whatever kind
 
     @property
     def sent_end(self) -> int:
@@ -59,6 +60,7 @@ class StreamWriter:
         self.connected = False  # a stream is open, and nothing said yet that it ends
         self.flowing = asyncio.Event()  # cleared, it sends nothing more for the time being
         self.flowing.set()
+        self.resting = False  # it is told to send nothing, and no write is under way
         self._target = target
         self._journal = journal
         self._random = random.Random(f"{seed}/{plan.stream_id}/writer")
@@ -116,7 +118,7 @@ class StreamWriter:
                     await asyncio.wait((reading,), timeout=ANSWER_S)
                 (reading if reading.done() else sending).result()
             finally:
-                self.connected = False
+                self.connected = self.resting = False
                 for task in (sending, reading):
                     task.cancel()
                 await asyncio.gather(sending, reading, return_exceptions=True)
@@ -153,7 +155,9 @@ class StreamWriter:
     async def _send(self, call: Call, index: int) -> None:
         record = self.record
         while not self._failing and (not self._closing.is_set() or index < record.sent):
+            self.resting = not self.flowing.is_set()
             await self.flowing.wait()
+            self.resting = False
             batch = record.plan.batch(index)
             index += 1
             record.sent = max(record.sent, index)
@@ -222,6 +226,7 @@ class StreamWriter:
 
     def _take(self, batch: Batch, frame: pb.AppendResponse) -> str:
         """Holds one answer against the only one that is right; returns it in a word."""
+        self.record.answers += 1
         expected = _expected(batch, self._end)
         found = reason(frame.error) if frame.WhichOneof("frame") == "error" else "STORED"
         self._note("answer", batch=batch.index, offset=batch.offset, answer=found)
