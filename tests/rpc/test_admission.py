@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from penstock.errors import Overloaded
-from penstock.rpc.admission import INTERVAL_S, RETRY_AFTER_S, TARGET_S, Admission
+from penstock.rpc.admission import INTERVAL_S, OVER_S, RETRY_AFTER_S, TARGET_S, Admission
 
 SERVICE_S = 0.005
 LONG_S = 1_000.0  # longer than any test
@@ -224,7 +224,7 @@ async def test_under_five_times_the_load_what_is_served_is_fast_and_so_it_is_aft
 
     await asyncio.gather(*calls)
     assert not admission.overloaded
-    await asyncio.sleep(TARGET_S)
+    await asyncio.sleep(OVER_S)
     refused = sum(admission.load.refused.values())
     await asyncio.gather(*(seen.call(admission) for _ in range(40)))  # a burst of 50 ms is served again
     assert sum(admission.load.refused.values()) == refused
@@ -269,3 +269,49 @@ async def test_a_queue_that_was_served_is_no_overload() -> None:
 def test_there_is_a_place_at_least(places: int, waiting_max: int) -> None:
     with pytest.raises(ValueError, match="at least one place"):
         Admission(places, waiting_max)
+
+
+async def test_overload_lasts_until_nobody_was_refused_for_a_while() -> None:
+    now = 0.0
+    admission, seen = Admission(1, 4, target_s=1.0, interval_s=10.0, over_s=5.0, clock=lambda: now), Seen()
+    assert admission.try_enter()
+    await queued(admission, partial(seen.call, admission, "late", 0))
+    now = 10.1
+    admission.leave()  # it is refused, and the queue is empty
+    for moment, over in ((11.0, False), (15.0, False), (15.2, True)):
+        now = moment
+        assert admission.try_enter()
+        assert admission.overloaded is not over
+        admission.leave()
+
+
+async def test_who_comes_is_turned_away_while_as_many_wait_as_are_served() -> None:
+    now = 0.0
+    admission, seen = Admission(2, 100, target_s=LONG_S, interval_s=10.0, clock=lambda: now), Seen()
+    assert admission.try_enter()
+    assert not admission.turns_away()  # a place is free
+    assert admission.try_enter()
+    calls = [await queued(admission, partial(seen.call, admission, place, 0)) for place in range(2)]
+    assert not admission.turns_away()  # a burst
+    now = 10.1
+    assert admission.turns_away()
+    assert admission.load.refused == {"full": 1, "late": 0}
+    admission.leave()
+    await settle()
+    assert not admission.turns_away()
+    admission.leave()
+    await asyncio.gather(*calls)
+
+
+async def test_a_few_callers_more_than_places_share_them_without_a_refusal() -> None:
+    """Eight, of whom each makes one call after another: five wait, for some 10 ms."""
+    admission, seen = Admission(3, 100), Seen()
+    until = time.monotonic() + 5 * INTERVAL_S
+
+    async def calls() -> None:
+        while time.monotonic() < until:
+            await seen.call(admission)
+
+    await asyncio.gather(*(calls() for _ in range(8)))
+    assert not seen.refused_s
+    assert admission.load.admitted > 100

@@ -19,6 +19,7 @@ log = structlog.get_logger()
 KEPT_ANSWERS = {"KpiService": "kpis", "QueryService": "sql"}
 RATE_LIMITED = "RATE_LIMITED"
 UNAUTHENTICATED = "UNAUTHENTICATED"
+REFUSED = "RESOURCE_EXHAUSTED"
 
 
 class CallWatch:
@@ -64,3 +65,8 @@ class CallWatch:
         if isinstance(call.span, ServerSpan):
             call.span.end(outcome.status, call.tenant)
         self._log.debug("call ended", method=call.method, code=outcome.reason, tenant=call.tenant, seconds=seconds)
+
+    def turned_away(self, method: str) -> None:
+        """A call was refused unseen: counted, and no more, as nobody knows whose it was."""
+        self._metrics.started(method)
+        self._metrics.finished(method, REFUSED, None)

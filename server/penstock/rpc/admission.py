@@ -1,16 +1,18 @@
 """How many calls run at once, and who else may wait: so that calls that are accepted are fast whatever comes in.
 
-Who finds no place waits. A burst is served: as long as the queue was empty a moment ago, calls wait up to that moment
-and are served in the order in which they came. A queue that has not been empty for longer is no burst, it is more work
-than can be done: then a call waits for `target_s` only, the newest is served first, and the others are refused. Those
-that were served in their order would all have waited too long: for most of them nobody would wait any more.
+Who finds no place waits. A burst is served: calls wait for up to `interval_s`, and are served in the order in which
+they came. When for as long as that nobody waited for less than `standing_s`, it is no burst, it is more work than can
+be done: then a call waits for `target_s` only, the newest is served first, and the others are refused. Those that were
+served in their order would all have waited too long: for most of them nobody would wait any more. So a few callers more
+than places, each of whom waits for its answer, share the places without a refusal.
 
 CoDel with adaptive LIFO: Maurer, "Fail at Scale", ACM Queue 13(8), 2015; after Nichols and Jacobson, "Controlling Queue
-Delay", ACM Queue 10(5), 2012. With one difference: a queue that is empty because all in it were refused has not been
-empty. Else all who wait are refused each time the loop is late by `target_s`, and the next calls pass for a burst: the
-slowest 1 % of what was served under five times the load waited for 77 ms or more then, and mostly for 5 to 8 now.
-Overload is over when the queue was emptied by serving it and nobody has been refused for a moment, or when places were
-free for `target_s`.
+Delay", ACM Queue 10(5), 2012. With two differences. Whether the queue stands is told from longer waits than are granted
+then. And overload is over when nobody has been refused for `over_s`: while it lasts the queue is empty again and again,
+and each time it was taken for over, the next calls waited as in a burst, ten times as long as the others.
+
+While as many wait as are served at once, who comes then is turned away before anything else is done for it: who it is,
+what it wants. Five times the load is four refusals for each answer, and the loop has to come by for each.
 
 Measured on one core: `try_enter` with `leave` takes 0.14 µs, `async with enter()` 0.4, waiting 20 or more.
 """
@@ -25,8 +27,10 @@ from types import TracebackType
 
 from penstock.errors import Overloaded
 
-TARGET_S = 0.01  # a standing queue makes no call later than that
-INTERVAL_S = 0.1  # a queue that was empty so long ago is a burst
+TARGET_S = 0.01  # for so long calls wait when there are too many
+STANDING_S = 0.05  # when nobody waited for less,
+INTERVAL_S = 0.1  # for so long, there are too many
+OVER_S = 1.0  # nobody was refused for so long: the overload is over
 RETRY_AFTER_S = 0.5  # long enough for a burst to be over, short enough for a person to wait
 
 
@@ -60,7 +64,9 @@ class Admission:
         waiting_max: int,
         *,
         target_s: float = TARGET_S,
+        standing_s: float = STANDING_S,
         interval_s: float = INTERVAL_S,
+        over_s: float = OVER_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`places` calls run at once, `waiting_max` wait. Raises ValueError for less than one place."""
@@ -69,14 +75,15 @@ class Admission:
         self._places = places
         self._waiting_max = waiting_max
         self._target_s = target_s
+        self._standing_s = standing_s
         self._interval_s = interval_s
+        self._over_s = over_s
         self._clock = clock
         self._in_use = 0
         # Whoever waits, oldest first; only while all places are taken. The answer is whether a place was given.
         self._waiting: OrderedDict[asyncio.Future[bool], _Waiter] = OrderedDict()
-        self._standing_since: float | None = None  # since when there are more calls than places; None: there are not
+        self._standing_since: float | None = None  # since when calls wait for long; None: they do not
         self._refused_at = -math.inf  # when that was last
-        self._free_since = -math.inf  # while a place is free
         self._admitted = 0
         self._refused = {"full": 0, "late": 0}
         self._waited_s = 0.0
@@ -102,14 +109,23 @@ class Admission:
             return False
         return self._clock() - self._standing_since > self._interval_s
 
+    def turns_away(self) -> bool:
+        """Whether who comes now need not even ask, because as many wait as are served, and not all of them will be.
+
+        Counts as a refusal, so ask only for a call that is then refused."""
+        if len(self._waiting) < self._places or not self.overloaded:
+            return False
+        self._count("full")
+        return True
+
     def try_enter(self) -> bool:
         """Takes a place if one is free; then `leave` gives it back."""
         if self._in_use == self._places:
             return False
         self._in_use += 1
         self._admitted += 1
-        if self._in_use == self._places and self._clock() - self._free_since >= self._target_s:
-            self._standing_since = None
+        if self._in_use == self._places:
+            self._forget_if_over(self._clock())
         return True
 
     def leave(self) -> None:
@@ -126,11 +142,9 @@ class Admission:
             self._admitted += 1
             self._waited_s += now - waiter.since
             self._longest_wait_s = max(self._longest_wait_s, now - waiter.since)
-            if not self._waiting and now - self._refused_at > self._interval_s:
-                self._standing_since = None
+            if now - waiter.since < self._standing_s:
+                self._forget_if_over(now)
             return
-        if self._in_use == self._places:
-            self._free_since = self._clock()
         self._in_use -= 1
 
     def enter(self) -> "_Visit":
@@ -144,7 +158,7 @@ class Admission:
         answer = self._join()
         try:
             if not await answer:
-                raise _busy()
+                raise busy()
         except BaseException:
             if self._waiting.pop(answer, None) is None and not answer.cancelled() and answer.result():
                 self._admitted -= 1
@@ -158,7 +172,7 @@ class Admission:
         if len(self._waiting) >= self._waiting_max:
             if not (overloaded and self._waiting):
                 self._count("full")
-                raise _busy()
+                raise busy()
             # The newest are served first, so the oldest has the least hope.
             self._refuse(self._waiting.popitem(last=False)[0], "full")
         if self._standing_since is None:
@@ -173,6 +187,11 @@ class Admission:
     def _expire(self, answer: asyncio.Future[bool]) -> None:
         if self._waiting.pop(answer, None) is not None:
             self._refuse(answer, "late")
+
+    def _forget_if_over(self, now: float) -> None:
+        """To be asked when nobody waits, or not for long: from now on more calls than places are a burst again."""
+        if now - self._refused_at > self._over_s:
+            self._standing_since = None
 
     def _refuse(self, answer: asyncio.Future[bool], why: str) -> None:
         if not answer.done():
@@ -200,7 +219,8 @@ class _Visit:
         self._admission.leave()
 
 
-def _busy() -> Overloaded:
+def busy() -> Overloaded:
+    """What a refused call is told."""
     return Overloaded(
         f"the server has as much to do as it can; try again in {RETRY_AFTER_S:g} s",
         reason="SERVER_BUSY",

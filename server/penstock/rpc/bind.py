@@ -13,11 +13,10 @@ knows answers that the client has already, and turns errors into statuses with d
 
 import asyncio
 import contextlib
-import math
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any, TypeVar, cast
@@ -32,14 +31,14 @@ from penstock import errors, limits, observation
 from penstock.access.v1 import access_pb2
 from penstock.observation import Observation
 from penstock.rpc.address import client_address
-from penstock.rpc.admission import Admission
+from penstock.rpc.admission import Admission, busy
 from penstock.rpc.call import Call
 from penstock.rpc.entry import Entry
 from penstock.rpc.needs import needs_of
 from penstock.rpc.opening import opening
 from penstock.rpc.policy import OK, Outcome, Policy
 from penstock.rpc.requests import Requests, each
-from penstock.rpc.status import abort, code_name, fault, status_of
+from penstock.rpc.status import Refusal, abort, code_name, fault, retry_after, status_of
 from penstock.storage.deadline import keep_to
 
 log = structlog.get_logger()
@@ -66,6 +65,7 @@ class Edge:
         self._policy = policy
         self._entry = Entry(policy.access, policy.rates)
         self._requests = Requests()
+        self._busy = Refusal(busy())
         self._random = random.Random(os.urandom(16))
         self._log = log.bind()  # the lazy one is bound anew with every line
 
@@ -134,6 +134,9 @@ class Edge:
         nothing: Message = symbol_database.Default().GetSymbol(method.output_type.full_name)()
 
         async def unary(data: Any, context: grpc.aio.ServicerContext) -> Message:
+            if admission is not None and admission.turns_away():
+                watcher.turned_away(name)
+                await self._busy.tell(context, self._request_id(_texts(context)))
             call = self._call(name, context)
             outcome, seen = OK, observation.begin()
             watcher.started(call)
@@ -205,14 +208,10 @@ class Edge:
             ) from None
 
     def _call(self, method: str, context: grpc.aio.ServicerContext) -> Call:
-        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        request_id = metadata.get("x-request-id", "")
-        if not 0 < len(request_id) <= REQUEST_ID_CHARS_MAX:
-            # Not os.urandom: it gives up the interpreter's lock, and a busy thread is slow to give it back.
-            request_id = f"{self._random.getrandbits(128):032x}"
+        metadata = _texts(context)
         return Call(
             method=method,
-            request_id=request_id,
+            request_id=self._request_id(metadata),
             client_address=(
                 self._address(context.peer(), metadata["x-forwarded-for"])
                 if "x-forwarded-for" in metadata
@@ -222,6 +221,14 @@ class Edge:
             context=context,
             metadata=metadata,
         )
+
+    def _request_id(self, metadata: Mapping[str, str]) -> str:
+        """The client's own, or a new one."""
+        given = metadata.get("x-request-id", "")
+        if 0 < len(given) <= REQUEST_ID_CHARS_MAX:
+            return given
+        # Not os.urandom: it gives up the interpreter's lock, and a busy thread is slow to give it back.
+        return f"{self._random.getrandbits(128):032x}"
 
     async def _end(self, call: Call, error: BaseException) -> None:
         """Aborts the call with the status of what went wrong, which raises; returns where it has ended already."""
@@ -244,9 +251,7 @@ class Edge:
                 await abort(call.context, fault(call.request_id), [("x-request-id", call.request_id)])
 
     async def _abort(self, call: Call, error: errors.PenstockError) -> None:
-        metadata = [("x-request-id", call.request_id), *call.headers]
-        if error.retry_after_s is not None:
-            metadata.append(("retry-after", str(max(1, math.ceil(error.retry_after_s)))))
+        metadata = [("x-request-id", call.request_id), *call.headers, *retry_after(error)]
         if isinstance(error, errors.Unauthenticated):
             metadata.append(("www-authenticate", 'Bearer realm="penstock"'))
         await abort(call.context, status_of(error), metadata)
@@ -262,6 +267,11 @@ async def _admitted(
             admission.leave()
     async with admission.enter():
         return await behaviour(request, call)
+
+
+def _texts(context: grpc.aio.ServicerContext) -> dict[str, str]:
+    """The metadata that came with the call, binary ones apart."""
+    return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
 
 
 def _may_know(call: Call) -> bool:

@@ -33,6 +33,10 @@ class Watcher(Protocol):
         """It ended. `stream`: whether it lasted as long as its client liked."""
         ...
 
+    def turned_away(self, method: str) -> None:
+        """A call was refused unseen, because the server has too much to do: instead of the other two."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:

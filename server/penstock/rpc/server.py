@@ -17,6 +17,10 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", limits.RESPONSE_BYTES_MAX),
     ("grpc.max_metadata_size", limits.METADATA_BYTES_MAX),
     ("grpc.absolute_max_metadata_size", limits.METADATA_BYTES_MAX),
+    # What it drops ends CANCELLED, without a word why. By default that begins at 1,000, which a burst reaches while the
+    # loop is held up for a moment; what is too much is for admission to say.
+    ("grpc.server.max_pending_requests", limits.PENDING_CALLS),
+    ("grpc.server.max_pending_requests_hard_limit", limits.PENDING_CALLS_MAX),
     # Clients may ping every 20 s to keep idle streams open through NATs; by default the third ping is answered GOAWAY.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),

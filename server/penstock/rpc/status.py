@@ -11,6 +11,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from penstock import errors
 
 DOMAIN = "penstock"
+DETAILS = "grpc-status-details-bin"  # where gRPC's clients look for the full status
 
 CODES: dict[type[errors.PenstockError], int] = {
     errors.InvalidInput: code_pb2.INVALID_ARGUMENT,
@@ -64,11 +65,30 @@ def status_of(error: errors.PenstockError) -> status_pb2.Status:
     )
 
 
+def retry_after(error: errors.PenstockError) -> tuple[tuple[str, str], ...]:
+    """The header that tells REST clients when to come again, where an error says so."""
+    return () if error.retry_after_s is None else (("retry-after", str(max(1, math.ceil(error.retry_after_s)))),)
+
+
 def fault(request_id: str) -> status_pb2.Status:
     """The status of what nobody foresaw; what it was is told to the log only."""
     message = f"a fault in the server; its log has it under request id {request_id}"
     detail = error_details_pb2.ErrorInfo(reason="INTERNAL", domain=DOMAIN)
     return status_pb2.Status(code=code_pb2.INTERNAL, message=message, details=[packed(detail)])
+
+
+class Refusal:
+    """An error that is the same for whoever gets it, made once: for calls that must cost next to nothing."""
+
+    def __init__(self, error: errors.PenstockError) -> None:
+        status = status_of(error)
+        self._code = _BY_NUMBER[status.code]
+        self._message = status.message
+        self._metadata = (*retry_after(error), (DETAILS, status.SerializeToString()))
+
+    async def tell(self, context: grpc.aio.ServicerContext, request_id: str) -> None:
+        """Ends the call with it; never returns."""
+        await context.abort(self._code, self._message, (("x-request-id", request_id), *self._metadata))
 
 
 async def abort(context: grpc.aio.ServicerContext, status: status_pb2.Status, metadata: list[tuple[str, str]]) -> None:
@@ -77,5 +97,5 @@ async def abort(context: grpc.aio.ServicerContext, status: status_pb2.Status, me
     REST clients see `metadata` only because it is of this very call: Envoy takes response headers of a failed rpc
     from its trailers.
     """
-    trailing = [*metadata, ("grpc-status-details-bin", status.SerializeToString())]
+    trailing = [*metadata, (DETAILS, status.SerializeToString())]
     await context.abort(_BY_NUMBER[status.code], status.message, tuple(trailing))
