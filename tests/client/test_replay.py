@@ -76,11 +76,11 @@ class TestFiles:
             ("a.csv", b"\xef\xbb\xbfevent_type,user_id\r\nview,u0\r\n\r\nview,u1"),
             ("a.tsv", b"event_type\tuser_id\nview\tu0\nview\tu1\n"),
             ("a.csv.xz", lzma.compress(b"event_type,user_id\nview,u0\nview,u1\n")),
-            ("a.csv.gz", gzip.compress(b'event_type,user_id\nview,u0\n"view",u1\n')),
+            ("a.csv.gz", gzip.compress(b'event_type,user_id\nview,u0\n"view",u1\n', mtime=0)),
             ("a.ndjson", b'{"event_type":"view","user_id":"u0"}\n\n{"user_id":"u1","event_type":"view"}'),
             (
                 "a.jsonl.gz",
-                gzip.compress(b'{"event_type":"view","user_id":"u0"}\n{"event_type":"view","user_id":"u1"}'),
+                gzip.compress(b'{"event_type":"view","user_id":"u0"}\n{"event_type":"view","user_id":"u1"}', mtime=0),
             ),
         ],
     )

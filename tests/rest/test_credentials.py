@@ -11,7 +11,7 @@ from penstock.rest import contract
 from penstock.rpc.principal import ROLES, allowed_by
 from tests.accounts.people import PASSWORD, People, people
 from tests.process import ServerProcess
-from tests.rest.test_paths import FAILURES, SUCCESSES, ask
+from tests.rest.test_paths import FAILURES, SUCCESSES, ask, short
 from tests.rest.test_transcoding import error_of
 
 UNAUTHENTICATED, PERMISSION_DENIED, RESOURCE_EXHAUSTED = 16, 7, 8
@@ -73,7 +73,7 @@ def _fits(pattern: str, path: str) -> bool:
 ROWS = [row[:3] for row in SUCCESSES]
 
 
-@pytest.mark.parametrize(("method", "path", "body"), ROWS, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(("method", "path", "body"), ROWS, ids=short)
 def test_without_a_credential(nobody: httpx.Client, method: str, path: str, body: object) -> None:
     answer = ask(nobody, method, path, body)
     if role_of(method, path) == access_pb2.ROLE_ANONYMOUS:
@@ -84,7 +84,7 @@ def test_without_a_credential(nobody: httpx.Client, method: str, path: str, body
     assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
-@pytest.mark.parametrize(("method", "path", "body"), ROWS, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(("method", "path", "body"), ROWS, ids=short)
 def test_with_a_role_that_does_not_reach(
     stack: ServerProcess, known: tuple[People, str], method: str, path: str, body: object
 ) -> None:
@@ -97,7 +97,7 @@ def test_with_a_role_that_does_not_reach(
             error_of(ask(client, method, path, body), 403, PERMISSION_DENIED, "ROLE_MISSING")
 
 
-@pytest.mark.parametrize(("method", "path", "body", "fields"), SUCCESSES, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(("method", "path", "body", "fields"), SUCCESSES, ids=short)
 def test_success(admin: httpx.Client, method: str, path: str, body: object, fields: set[str]) -> None:
     answer = ask(admin, method, path, body)
     assert answer.status_code == 200, answer.text
@@ -107,9 +107,7 @@ def test_success(admin: httpx.Client, method: str, path: str, body: object, fiel
     assert answer.headers["x-cache-hit"] in ("true", "false")
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "body", "status", "code", "reason"), FAILURES, ids=lambda value: str(value)[:60]
-)
+@pytest.mark.parametrize(("method", "path", "body", "status", "code", "reason"), FAILURES, ids=short)
 def test_failure(
     admin: httpx.Client, method: str, path: str, body: object, status: int, code: int, reason: str
 ) -> None:
