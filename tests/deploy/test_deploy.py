@@ -1,10 +1,12 @@
 """What deployment files say is what the server knows."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import yaml
 
+from penstock.cli.doctor import SHARED_MEMORY_BYTES_MIN
 from penstock.operations.metrics import (
     AdmissionFigures,
     CacheFigures,
@@ -44,7 +46,8 @@ def metrics() -> set[str]:
 
 def test_settings_exist() -> None:
     known = {f"PENSTOCK_{name.upper()}" for name in Settings.model_fields}
-    assert set(re.findall(r"PENSTOCK_[A-Z_]+", DOCKERFILE)) <= known
+    for path in filter(Path.is_file, DEPLOY.rglob("*")):
+        assert set(re.findall(r"PENSTOCK_[A-Z_]+", path.read_text("utf-8"))) <= known, path.name
 
 
 def test_the_image_is_pinned_and_runs_as_nobody_in_particular() -> None:
@@ -53,6 +56,21 @@ def test_the_image_is_pinned_and_runs_as_nobody_in_particular() -> None:
     assert all(":" in base and not base.endswith(":latest") for base in bases)
     assert re.search(r"^USER [1-9]\d+:[1-9]\d+$", DOCKERFILE, re.MULTILINE)
     assert DOCKERFILE.count("--require-hashes") == 2
+
+
+def test_the_image_sends_traces_by_locked_packages() -> None:
+    assert "--extra tracing --constraint requirements-dev.lock" in DOCKERFILE
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = {re.split("[<>=]", each)[0] for each in project["optional-dependencies"]["tracing"]}
+    locked = (DEPLOY.parent / "requirements-dev.lock").read_text("utf-8")
+    assert wanted <= set(re.findall(r"^([a-z0-9-]+)==", locked, re.MULTILINE))
+
+
+def test_operations_tells_of_each_folder_and_of_shared_memory() -> None:
+    folders = {f"deploy/{path.name}/" for path in DEPLOY.iterdir() if path.is_dir()}
+    assert set(re.findall(r"^\| `(deploy/\w+/)` \|", OPERATIONS, re.MULTILINE)) == folders
+    (mebibytes,) = re.findall(r"--shm-size (\d+)m", OPERATIONS)
+    assert int(mebibytes) * 2**20 >= SHARED_MEMORY_BYTES_MIN
 
 
 def test_alerts_ask_for_what_there_is_and_say_what_to_do() -> None:

@@ -14,6 +14,8 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 # wait for each other by spinning: 40 % of all CPU time with two. Read when the libraries are loaded.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The library that runs the encoder (from 1.32 on) would tell its maker about each run. Read when it is loaded.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from penstock.cli.loading import uncollected
 
