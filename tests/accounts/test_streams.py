@@ -6,9 +6,11 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import grpc
 import pytest
 
 from penstock import AccessDenied, SyncClient, event
+from penstock.events.v1 import events_service_pb2, events_service_pb2_grpc
 from tests.accounts.people import people
 from tests.process import ServerProcess
 
@@ -46,6 +48,34 @@ def test_a_stream_ends_when_its_key_is_revoked(tmp_path: Path) -> None:
                 list(snapshots)
         with SyncClient(server.target, api_key=made.key) as late, pytest.raises(AccessDenied):
             late.kpis.metrics()
+
+
+def test_a_quiet_stream_ends_too(tmp_path: Path) -> None:
+    """Else whoever has a key that was revoked could still send what they had not sent yet."""
+    known = people(tmp_path)
+    done = threading.Event()
+
+    def requests() -> Iterator[events_service_pb2.AppendRequest]:
+        yield events_service_pb2.AppendRequest(stream_id="quiet")
+        done.wait()
+
+    with (
+        ServerProcess(tmp_path, env={"PENSTOCK_AUTH": "required"}) as server,
+        SyncClient(server.target, api_key=known.keys["default", "admin"]) as admin,
+        grpc.insecure_channel(server.target) as channel,
+    ):
+        made = admin.accounts.create_key("tracker", ["ingester"])
+        stub = events_service_pb2_grpc.EventServiceStub(channel)
+        frames = stub.StreamEvents(requests(), metadata=(("authorization", f"Bearer {made.key}"),), timeout=60)
+        try:
+            assert next(frames).WhichOneof("frame") == "opened"
+            admin.accounts.revoke_key(made.api_key.id)
+            with pytest.raises(grpc.RpcError):
+                list(frames)
+        finally:
+            done.set()
+        assert frames.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert "revoked" in frames.details()
 
 
 def test_a_user_who_signed_in_stays_signed_in(tmp_path: Path) -> None:

@@ -106,13 +106,17 @@ class Edge:
             try:
                 if not entry.now(call, needs):
                     await entry.wait(call, needs)
-                still_holds = entry.recheck(call)
-                async with opening(call) as opened, contextlib.aclosing(behaviour(read(request), call)) as responses:
+                async with (
+                    opening(call) as opened,
+                    entry.holding(call) as held,
+                    contextlib.aclosing(behaviour(read(request), call)) as responses,
+                ):
                     async for response in responses:
                         if not opened.done:
                             await opened.send()
-                        still_holds()
+                        held.passes()
                         yield response
+                        held.waits()
             except BaseException as error:
                 outcome = _outcome(error)
                 await self._end(call, error)

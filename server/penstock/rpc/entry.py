@@ -1,6 +1,8 @@
 """Lets calls in: who calls, whether they may, and whether they have not called too often."""
 
-import time
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import structlog
 
@@ -12,7 +14,7 @@ from penstock.rpc.call import Call
 from penstock.rpc.principal import Kind, Principal
 from penstock.rpc.rate_limits import RateLimits, headers
 
-RECHECK_S = 5.0  # a stream whose credential stops to hold is ended so much later at most, if anything passes on it
+RECHECK_S = 5.0  # a stream whose credential stops to hold is ended so much later at most
 
 
 class Entry:
@@ -37,9 +39,21 @@ class Entry:
         """Lets a call in whose caller is known already. Raises Overloaded (RATE_LIMITED)."""
         self._charged(call, await self._rates.charge(call.principal, call.client_address, needs.cost))
 
-    def recheck(self, call: Call) -> "Recheck":
-        """What a stream asks, from time to time, while it goes on."""
-        return Recheck(self._access, call)
+    @asynccontextmanager
+    async def holding(self, call: Call) -> AsyncIterator["Holding"]:
+        """For as long as a stream lasts. Raises Unauthenticated when the credential that opened it holds no more, which
+        is looked at every RECHECK_S, whether anything passes or not."""
+        held = Holding(self._access, call)
+        try:
+            async with asyncio.timeout(None) as scope:
+                held.begin(scope)
+                try:
+                    yield held
+                finally:
+                    held.end()
+        except TimeoutError:
+            held.waits()
+            raise
 
     def _known(self, call: Call, caller: Principal, role: int) -> None:
         call.principal = caller
@@ -59,20 +73,59 @@ class Entry:
         self._rates.check(taken, call.principal)
 
 
-class Recheck:
-    """Whether the credential that opened a stream still holds."""
+class Holding:
+    """Looks whether the credential of a stream still holds.
+
+    Where it does not, a stream that waits is woken, and one that sends a response ends with the next."""
 
     def __init__(self, access: Access, call: Call) -> None:
         self._access = access
         self._call = call
-        self._due = time.monotonic() + RECHECK_S
+        self._waits = True
+        self._ended: errors.PenstockError | None = None
+        self._scope: asyncio.Timeout | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
-    def __call__(self) -> None:
-        """Looks when it is time to. Raises Unauthenticated when it holds no more, or is somebody else's meanwhile."""
-        if time.monotonic() < self._due or self._call.principal.kind in (Kind.OPEN, Kind.ANONYMOUS):
-            return
+    def begin(self, scope: asyncio.Timeout) -> None:
+        """From now on `scope` ends when the credential does."""
+        self._scope = scope
+        if self._call.principal.kind not in (Kind.OPEN, Kind.ANONYMOUS):
+            self._wind()
+
+    def end(self) -> None:
+        """Looks no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def passes(self) -> None:
+        """A response goes out: the stream is not to be woken. Raises what ended the credential."""
+        self._told()
+        self._waits = False
+
+    def waits(self) -> None:
+        """It has gone out. Raises what ended the credential."""
+        self._waits = True
+        self._told()
+
+    def _told(self) -> None:
+        if self._ended is not None:
+            raise self._ended
+
+    def _wind(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(RECHECK_S, self._look)
+
+    def _look(self) -> None:
+        try:
+            self._check()
+        except errors.PenstockError as error:
+            self._ended = error
+            if self._waits and self._scope is not None:
+                self._scope.reschedule(0.0)  # now: that is long ago
+        else:
+            self._wind()
+
+    def _check(self) -> None:
         caller = self._access.principal(self._call.metadata)
         before = self._call.principal
         if (caller.tenant, caller.name, caller.roles) != (before.tenant, before.name, before.roles):
             raise errors.Unauthenticated("the credential's rights have changed: connect anew", reason="ROLES_CHANGED")
-        self._due = time.monotonic() + RECHECK_S
