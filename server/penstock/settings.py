@@ -1,12 +1,19 @@
-"""Every setting: from the environment (`PENSTOCK_…`), or as an argument of the command line."""
+"""Every setting: from an argument of the command line, else from the environment (`PENSTOCK_…`), else from a file."""
 
+import os
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
 
 
 class Settings(BaseSettings):
@@ -15,6 +22,11 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PENSTOCK_", frozen=True, extra="ignore")
 
     data_dir: Path = Field(Path(".penstock"), description="Folder of the embedded database and of run-time files.")
+    secrets_dir: Path | None = Field(
+        None,
+        description="Folder of files that hold one setting each and are named like it, such as "
+        "`PENSTOCK_CLICKHOUSE_URL`; for what should not stand in the environment, which counts more.",
+    )
     clickhouse_url: str = Field(
         "chdb://",
         description="`chdb://` for the embedded engine in `data_dir`, or `http(s)://user:password@host:port/database`.",
@@ -166,6 +178,28 @@ class Settings(BaseSettings):
     drain_s: float = Field(10.0, ge=0, le=300, description="Seconds that open calls may take to end after SIGTERM.")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="Least level that is logged.")
     log_format: str = Field("text", pattern="^(text|json)$", description="`text` for people, `json` for machines.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Where settings come from, the first that has one counts."""
+        folder = os.environ.get("PENSTOCK_SECRETS_DIR")
+        if not folder or not Path(folder).is_dir():  # which `_readable` says
+            return init_settings, env_settings
+        return init_settings, env_settings, SecretsSettingsSource(settings_cls, secrets_dir=folder)
+
+    @field_validator("secrets_dir")
+    @classmethod
+    def _readable(cls, folder: Path | None) -> Path | None:
+        if folder is not None and not (folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)):
+            raise ValueError("is no folder that can be read")
+        return folder
 
     @field_validator(
         "trusted_proxies",
