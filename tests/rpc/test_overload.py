@@ -63,7 +63,7 @@ def counted(metrics: RpcMetrics) -> dict[str, float]:
 async def test_a_call_that_is_turned_away_unseen_gets_the_whole_error() -> None:
     service, metrics = Waiting(), RpcMetrics([RECOMMEND])
     now = 0.0
-    admission = Admission(1, 10, target_s=WITHIN_S, interval_s=WITHIN_S, clock=lambda: now)
+    admission = Admission(1, 10, few=1, patience_s=WITHIN_S, clock=lambda: now)
     async with (
         serving(service, admission, metrics) as target,
         grpc.aio.insecure_channel(target) as channel,

@@ -1,15 +1,16 @@
 """How many calls run at once, and who else may wait: so that calls that are accepted are fast whatever comes in.
 
-Who finds no place waits. A burst is served: calls wait for up to `interval_s`, and are served in the order in which
-they came. When for as long as that nobody waited for less than `standing_s`, it is no burst, it is more work than can
-be done: then a call waits for `target_s` only, the newest is served first, and the others are refused. Those that were
-served in their order would all have waited too long: for most of them nobody would wait any more. So a few callers more
-than places, each of whom waits for its answer, share the places without a refusal.
+Who finds no place waits, for up to `patience_s`, and is served in the order in which they came: a burst, or some
+callers more than there are places, each of whom waits for its answer before it asks again. When `few` or more have
+waited for `interval_s`, and none of them for less than `standing_s`, there is more work than can be done: then a call
+waits for `target_s` only, the newest is served first, and the others are refused. Those that were served in their order
+would all have waited too long: for most of them nobody would wait any more.
 
 CoDel with adaptive LIFO: Maurer, "Fail at Scale", ACM Queue 13(8), 2015; after Nichols and Jacobson, "Controlling Queue
 Delay", ACM Queue 10(5), 2012. With two differences. Whether the queue stands is told from longer waits than are granted
-then. And overload is over when nobody has been refused for `over_s`: while it lasts the queue is empty again and again,
-and each time it was taken for over, the next calls waited as in a burst, ten times as long as the others.
+then, and from how many wait: sixteen callers are no flood, however slow the machine. And overload is over when nobody
+has been refused for `over_s`: while it lasts the queue is empty again and again, and each time it was taken for over,
+the next calls waited many times as long as the others.
 
 While as many wait as are served at once, who comes then is turned away before anything else is done for it: who it is,
 what it wants. Five times the load is four refusals for each answer, and the loop has to come by for each.
@@ -28,8 +29,10 @@ from types import TracebackType
 from penstock.errors import Overloaded
 
 TARGET_S = 0.01  # for so long calls wait when there are too many
-STANDING_S = 0.05  # when nobody waited for less,
-INTERVAL_S = 0.1  # for so long, there are too many
+STANDING_S = 0.03  # when nobody waited for less,
+FEW = 32  # and so many did,
+INTERVAL_S = 0.05  # for so long, there are too many
+PATIENCE_S = 1.0  # for so long calls wait when there are not
 OVER_S = 1.0  # nobody was refused for so long: the overload is over
 RETRY_AFTER_S = 0.5  # long enough for a burst to be over, short enough for a person to wait
 
@@ -65,7 +68,9 @@ class Admission:
         *,
         target_s: float = TARGET_S,
         standing_s: float = STANDING_S,
+        few: int = FEW,
         interval_s: float = INTERVAL_S,
+        patience_s: float = PATIENCE_S,
         over_s: float = OVER_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -76,13 +81,15 @@ class Admission:
         self._waiting_max = waiting_max
         self._target_s = target_s
         self._standing_s = standing_s
+        self._few = few
         self._interval_s = interval_s
+        self._patience_s = patience_s
         self._over_s = over_s
         self._clock = clock
         self._in_use = 0
         # Whoever waits, oldest first; only while all places are taken. The answer is whether a place was given.
         self._waiting: OrderedDict[asyncio.Future[bool], _Waiter] = OrderedDict()
-        self._standing_since: float | None = None  # since when calls wait for long; None: they do not
+        self._standing_since: float | None = None  # since when many wait for long; None: they do not
         self._refused_at = -math.inf  # when that was last
         self._admitted = 0
         self._refused = {"full": 0, "late": 0}
@@ -142,7 +149,7 @@ class Admission:
             self._admitted += 1
             self._waited_s += now - waiter.since
             self._longest_wait_s = max(self._longest_wait_s, now - waiter.since)
-            if now - waiter.since < self._standing_s:
+            if now - waiter.since < self._standing_s or len(self._waiting) < self._few - 1:
                 self._forget_if_over(now)
             return
         self._in_use -= 1
@@ -169,27 +176,38 @@ class Admission:
         """A place in the queue: the answer will be whether it led to one. Raises Overloaded when there is none."""
         loop, now = asyncio.get_running_loop(), self._clock()
         overloaded = self.overloaded
+        if overloaded:
+            self._refuse_until(now - self._target_s)
         if len(self._waiting) >= self._waiting_max:
             if not (overloaded and self._waiting):
                 self._count("full")
                 raise busy()
             # The newest are served first, so the oldest has the least hope.
             self._refuse(self._waiting.popitem(last=False)[0], "full")
-        if self._standing_since is None:
+        if self._standing_since is None and len(self._waiting) + 1 >= self._few:
             self._standing_since = now
-        patience_s = self._target_s if overloaded else self._interval_s
+        patience_s = self._target_s if overloaded else self._patience_s
         answer: asyncio.Future[bool] = loop.create_future()
         self._waiting[answer] = _Waiter(now, now + patience_s)
         timer = loop.call_later(patience_s, self._expire, answer)
         answer.add_done_callback(lambda _: timer.cancel())
         return answer
 
+    def _refuse_until(self, since: float) -> None:
+        """Those who came before. They were promised more patience than there is now."""
+        while self._waiting:
+            answer, waiter = next(iter(self._waiting.items()))
+            if waiter.since >= since:
+                return
+            del self._waiting[answer]
+            self._refuse(answer, "late")
+
     def _expire(self, answer: asyncio.Future[bool]) -> None:
         if self._waiting.pop(answer, None) is not None:
             self._refuse(answer, "late")
 
     def _forget_if_over(self, now: float) -> None:
-        """To be asked when nobody waits, or not for long: from now on more calls than places are a burst again."""
+        """To be asked when nobody waits, or few, or not for long: from now on they have patience again."""
         if now - self._refused_at > self._over_s:
             self._standing_since = None
 
