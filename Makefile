@@ -9,6 +9,8 @@ PYTHON3 ?= python3
 ARGS ?=
 # Which benchmark: make bench NAME=ingest_rows_4x1000
 NAME ?=
+# How many tests run at a time.
+WORKERS ?= 2
 # How often the fault tests kill a server, and the seed of a run that is to be had again: make faults ROUNDS=100 SEED=7
 ROUNDS ?= 20
 SEED ?=
@@ -44,10 +46,10 @@ run: setup  ## Starts the stack, replays a real shop's orders, and shows live KP
 	@$(BIN)/penstock demo $(ARGS)
 
 test: setup  ## The fast tests.
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: setup  ## The tests that take longer.
-	$(PYTHON) -m pytest -m slow --timeout 900
+	$(PYTHON) -m pytest -m slow --timeout 900 -n $(WORKERS) --dist worksteal
 
 faults: setup  ## Kills servers in the middle of commits of events and of products, ROUNDS times each, and checks what is left.
 	$(PYTHON) -m tests.faults --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
