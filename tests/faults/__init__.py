@@ -9,5 +9,7 @@ stored      reads the data folder afterwards; model: what must be in it, in plai
 altered     servers with a protection taken out, which the tests must notice
 hostile     requests that no honest client sends
 shop        the same for products, searches, recommendations and feedback
+redis_on_port, call_record
+            a Redis to be killed and made to hang; what became of every call meanwhile
 soak        clients that search while products change, and check each answer against what was acknowledged
 """

@@ -1,6 +1,8 @@
 """Servers with products die; what was acknowledged is listed, found and remembered, and nothing else changed.
 
 writers     who stores and removes products and sends feedback, and knows what must have become of it
+clicker, patrons
+            who notices at once that an answer is wrong: a user, a keeper, a tracker, a reader
 tender      who has the index rebuilt and models trained meanwhile
 spoil       what may have become of the saved index while no server was looking
 check       holds a running server against what the writers know

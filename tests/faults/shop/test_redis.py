@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import random
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -12,12 +11,8 @@ import grpc
 import psutil
 import pytest
 
-from penstock.feedback.v1 import feedback_service_pb2 as feedback
-from penstock.feedback.v1 import feedback_service_pb2_grpc as feedback_stubs
-from penstock.feedback.v1.feedback_pb2 import CLICK, Interaction
-from penstock.recommendations.v1 import recommendations_service_pb2 as recommendations
-from penstock.recommendations.v1 import recommendations_service_pb2_grpc as recommendations_stubs
 from tests.cache.running import redis_server
+from tests.faults.shop.clicker import CALL_S_MAX, Clicker
 from tests.process import ServerProcess
 from tests.search.shop import Shop, products
 
@@ -25,54 +20,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(300)]
 
 COUNT = 60
 USERS = 6
-CALL_S_MAX = 30.0
 ROUNDS = 4  # of the trouble
 CALM_S, TROUBLE_S = 0.6, 1.2
 BACK_S_MAX = 30.0
-
-
-class Clicker:
-    """A user who clicks, looks at the next recommendations, and finds the click in them."""
-
-    def __init__(self, name: str, channel: grpc.aio.Channel) -> None:
-        self.name = name
-        self.clicked: list[str] = []
-        self.wrong: list[str] = []
-        self._chance = random.Random(name)
-        self._feedback = feedback_stubs.FeedbackServiceStub(channel)
-        self._recommendations = recommendations_stubs.RecommendationServiceStub(channel)
-
-    async def run(self, until: asyncio.Event) -> None:
-        """Any error of a call is wrong: Redis is not needed."""
-        while not until.is_set():
-            product = f"p{self._chance.randrange(COUNT):04}"
-            click = Interaction(user_id=self.name, product_id=product, interaction_type=CLICK)
-            await self._feedback.SendFeedback(feedback.SendFeedbackRequest(interaction=click), timeout=CALL_S_MAX)
-            self.clicked.append(product)
-            request = recommendations.RecommendRequest(user_id=self.name, limit=COUNT, ids_only=True)
-            answer: recommendations.RecommendResponse = await self._recommendations.Recommend(
-                request, timeout=CALL_S_MAX
-            )
-            shown = {item.product.product_id for item in answer.items}
-            if shown & set(self.clicked):
-                self.wrong.append(f"{self.name} is shown {shown & set(self.clicked)}, cached: {answer.cached}")
-            distinct = len(set(self.clicked[-100:]))
-            if answer.session_size != distinct:
-                self.wrong.append(f"{self.name} touched {distinct}; the session has {answer.session_size}")
-
-    async def profile(self) -> feedback.GetUserProfileResponse:
-        """What the server knows of the user."""
-        answer: feedback.GetUserProfileResponse = await self._feedback.GetUserProfile(
-            feedback.GetUserProfileRequest(user_id=self.name), timeout=CALL_S_MAX
-        )
-        return answer
 
 
 @contextlib.asynccontextmanager
 async def clicking(server: ServerProcess) -> AsyncIterator[list[Clicker]]:
     """Users click without pause; afterwards everything that they did is known, and nothing was wrong meanwhile."""
     async with grpc.aio.insecure_channel(server.target) as channel:
-        users = [Clicker(f"user-{number}", channel) for number in range(USERS)]
+        users = [Clicker(f"user-{number}", channel, COUNT) for number in range(USERS)]
         enough = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             for user in users:
@@ -82,10 +39,7 @@ async def clicking(server: ServerProcess) -> AsyncIterator[list[Clicker]]:
             finally:
                 enough.set()
         for user in users:
-            profile = await user.profile()
-            assert profile.interactions == len(user.clicked)
-            assert {each.product_id for each in profile.session} == set(user.clicked[-100:])
-            assert not user.wrong, user.wrong
+            await user.check()
         assert server.running()
         assert "Traceback" not in server.log, server.log
 
