@@ -317,3 +317,17 @@ async def test_a_few_callers_more_than_places_share_them_without_a_refusal() -> 
     await asyncio.gather(*(calls() for _ in range(16)))
     assert not seen.refused_s
     assert percentile(seen.served_s, 0.5) > STANDING_S
+
+
+async def test_those_who_were_promised_more_patience_do_not_keep_others_out() -> None:
+    now = 0.0
+    admission, seen = (
+        Admission(1, 100, target_s=1.0, few=3, interval_s=10.0, patience_s=LONG_S, clock=lambda: now),
+        Seen(),
+    )
+    assert admission.try_enter()
+    burst = [await queued(admission, partial(seen.call, admission, place, 0)) for place in range(3)]
+    now = 10.1
+    assert not admission.turns_away()
+    await asyncio.gather(*burst)
+    assert admission.load.refused == {"full": 0, "late": 3}

@@ -122,6 +122,9 @@ class Admission:
         Counts as a refusal, so ask only for a call that is then refused."""
         if len(self._waiting) < self._places or not self.overloaded:
             return False
+        self._refuse_until(self._clock() - self._target_s)
+        if len(self._waiting) < self._places:
+            return False
         self._count("full")
         return True
 
