@@ -66,6 +66,7 @@ from penstock.queries.v1 import queries_service_pb2
 from penstock.queries.views import VIEWS
 from penstock.rest.openapi import document_json
 from penstock.rpc.bind import Edge
+from penstock.rpc.needs import cost_name
 from penstock.rpc.operations import Operations
 from penstock.rpc.server import listen, make_server
 from penstock.rpc.standard import add_standard_services
@@ -374,11 +375,14 @@ def _versions(commit_log: CommitLog, catalogs: Catalogs, discovery: Discovery) -
 
 def _figures(core: Core, streams: Streams, committer: Committer, loop_lag: LoopLag, pipeline: PipelineProbe) -> Figures:
     """What Prometheus is told besides of calls. Read in a thread of its own: numbers and copies only."""
-    results, admission, watch = core.discovery.results, core.gatehouse.admission, core.watching.calls
+    results, admissions, watch = core.discovery.results, core.gatehouse.admissions, core.watching.calls
 
-    def admitted() -> AdmissionFigures:
-        load = admission.load
-        return AdmissionFigures(load.in_use, load.waiting, sum(load.refused.values()))
+    def admitted() -> dict[str, AdmissionFigures]:
+        found = {}
+        for cost, admission in admissions.items():
+            load = admission.load
+            found[cost_name(cost)] = AdmissionFigures(load.in_use, load.waiting, sum(load.refused.values()))
+        return found
 
     return Figures(
         own_version(),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from penstock import limits
+from penstock.access.v1 import access_pb2
 from penstock.accounts.accounts import Accounts
 from penstock.accounts.service import COOKIE_PATH, AccountService
 from penstock.accounts.v1 import accounts_service_pb2
@@ -35,7 +36,7 @@ class Gatehouse:
 
     access: Access
     rates: RateLimits
-    admission: Admission
+    admissions: Mapping[int, Admission]  # by cost class
     service: AccountService
 
     @classmethod
@@ -53,28 +54,35 @@ class Gatehouse:
             yield cls(
                 Access(accounts, required=settings.auth_required),
                 rates,
-                Admission(_reads_at_once(settings), limits.READS_WAITING_MAX),
+                _admissions(),
                 AccountService(accounts, oidc, rates, secure=settings.public_url.startswith("https:")),
             )
 
     def policy(self, tags: Tags, watcher: Watcher) -> Policy:
         """What the edge asks at each call."""
-        return Policy(self.access, self.rates, self.admission, tags, watcher)
+        return Policy(self.access, self.rates, self.admissions, tags, watcher)
 
     def services(self) -> "Mapping[ServiceDescriptor, object]":
         """The services of this area."""
         return {accounts_service_pb2.DESCRIPTOR.services_by_name["AccountService"]: self.service}
 
 
-def _reads_at_once(settings: Settings) -> int:
-    """With the engine in this process reads take turns on its cores: more of them at once are later, not more.
+def _admissions() -> Mapping[int, Admission]:
+    """A bulkhead each: a slow report keeps no search waiting, and a flood of searches refuses no report.
 
-    On two cores five times the load left the slowest 1 % at 0.06 to 0.08 s with three places, at 0.19 with four and at
-    2 with six: gRPC hands over one call at a time, each for two turns of the loop, and turns are slow to come when
-    threads that compute hold the interpreter. Eight callers that wait for their answers get 10 % fewer searches of
-    three places than of four.
+    The others have bounds of their own: writers their queue, SQL and forecasts their lanes.
+
+    What is computed in this process takes turns on its cores: more at once are later, not more. On two cores five times
+    the load left the slowest 1 % at 0.06 to 0.08 s with three places, at 0.19 with four and at 2 with six: gRPC hands
+    over one call at a time, each for two turns of the loop, and turns are slow to come when threads that compute hold
+    the interpreter. Eight callers that wait for their answers get 10 % fewer searches of three places than of four.
     """
-    return min(limits.READS_AT_ONCE, (os.cpu_count() or 1) + 1) if settings.embedded else limits.READS_AT_ONCE
+    return {
+        access_pb2.COST_CLASS_COMPUTE: Admission(
+            min(limits.COMPUTED_AT_ONCE_MAX, (os.cpu_count() or 1) + 1), limits.WAITING_MAX
+        ),
+        access_pb2.COST_CLASS_READ: Admission(limits.READS_AT_ONCE, limits.WAITING_MAX),
+    }
 
 
 def _rates(settings: Settings, redis: Redis) -> RateLimits:

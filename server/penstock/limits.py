@@ -121,8 +121,9 @@ TAIL_WATCHERS_MAX = 500
 REPLAY_ROWS_MAX = 10_000
 
 # --- how many calls run at once ----------------------------------------
-READS_AT_ONCE = 8  # calls that compute an answer; more would only take turns on the handles
-READS_WAITING_MAX = 1_000  # for a place; see rpc/admission.py for how long
+READS_AT_ONCE = 8  # calls that storage answers; more would only take turns on the handles
+COMPUTED_AT_ONCE_MAX = 8  # searches and recommendations; see gatehouse.py for how many of a core
+WAITING_MAX = 1_000  # for a place; see rpc/admission.py for how long
 PENDING_CALLS = 8_000  # that have come and not begun, each some 10 kB: gRPC drops at random calls beyond it,
 PENDING_CALLS_MAX = 16_000  # and all beyond this
 

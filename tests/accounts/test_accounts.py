@@ -26,6 +26,7 @@ from penstock.rpc.principal import ROLES, Kind, Principal, principal
 from penstock.settings import Settings
 from penstock.storage.engine import ClickHouseEngine
 from tests.accounts.conftest import PASSWORD, Clock
+from tests.waiting import until
 
 VIEWER, INGESTER, ANALYST, OPERATOR, ADMIN = (
     ROLES[name] for name in ("viewer", "ingester", "analyst", "operator", "admin")
@@ -36,12 +37,6 @@ async def reason(call: Awaitable[object], kind: type[PenstockError]) -> str:
     with pytest.raises(kind) as raised:
         await call
     return raised.value.reason
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not holds():  # noqa: ASYNC110  # what changes it tells nobody
-            await asyncio.sleep(0.01)
 
 
 def refused(accounts: Accounts, credential: str) -> str:

@@ -3,12 +3,13 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from penstock.cache.embedded import MEMORY_BYTES, EmbeddedRedis
 from penstock.cache.redis import ABSENT, Redis, Script
+from tests.waiting import until
 
 WAIT_S = 30.0
 PATIENT_S = 10.0  # for a call, where Redis runs and a busy machine must not look as if it did not
@@ -51,13 +52,6 @@ async def redis_server(memory_bytes: int = MEMORY_BYTES) -> AsyncIterator[Server
     process = EmbeddedRedis(memory_bytes=memory_bytes)
     async with process as url:
         yield Server(process, url)
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Waits for something that is to come about."""
-    async with asyncio.timeout(WAIT_S):
-        while not holds():  # noqa: ASYNC110 - nobody tells when
-            await asyncio.sleep(0.005)
 
 
 async def noticed_away(redis: Redis) -> None:

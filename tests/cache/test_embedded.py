@@ -15,7 +15,8 @@ from redis.asyncio import Redis as Client
 from penstock.cache import embedded, socket_folder
 from penstock.cache.embedded import EmbeddedRedis, RedisFailed
 from penstock.cache.redis import ABSENT, Redis, open_redis
-from tests.cache.running import GET, SET, Server, until
+from tests.cache.running import GET, SET, Server
+from tests.waiting import until
 
 PARENT = """
 import asyncio, sys

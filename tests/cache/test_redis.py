@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from penstock.cache.connections import CONNECTIONS_MAX, Reply
 from penstock.cache.redis import ABSENT, PIPELINE_CALLS_MAX, Absent, Call, Redis, Script, key_of
-from tests.cache.running import GET, SET, Server, noticed_away, until
+from tests.cache.running import GET, SET, Server, noticed_away
+from tests.waiting import until
 
 ECHO = Script("return ARGV[1]")
 FILL = Script("return redis.call('HSET', KEYS[1], unpack(ARGV))")

@@ -16,7 +16,8 @@ from penstock.cache.redis import CALL_S_MAX, Redis
 from penstock.cache.results import Answer, Kind, Results, Tier
 from penstock.cache.shared import SCOPE_FIELDS_MAX
 from penstock.cache.tally import Tallies
-from tests.cache.running import KEYS, PATIENT_S, Server, flush, noticed_away, redis_server, until
+from tests.cache.running import KEYS, PATIENT_S, Server, flush, noticed_away, redis_server
+from tests.waiting import until
 
 EXACT = Kind("recommend", ttl_s=120, trust_s=0)
 TRUSTED = Kind("search", ttl_s=300, trust_s=300)

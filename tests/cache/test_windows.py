@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from penstock.cache.redis import Redis, key_of
 from penstock.cache.windows import ASKED_MAX, BUCKETS, KNOWN_S_MAX, TAKE, Ask, Taken, Usage, Window, Windows
-from tests.cache.running import GET, PATIENT_S, Server, flush, noticed_away, until
+from tests.cache.running import GET, PATIENT_S, Server, flush, noticed_away
+from tests.waiting import until
 
 SMALL = Window(20, 60)  # counted call by call
 LARGE = Window(10_000, 60)  # leased by the hundred
@@ -271,17 +272,23 @@ async def test_calls_of_different_cost_share_questions_and_none_is_overtaken_for
 
 
 async def test_who_goes_away_costs_nothing(servers: tuple[Windows, Windows], redis: Redis) -> None:
+    went = 0
     for turn in range(20):
-        calls = [asyncio.create_task(servers[turn % 2].take("s", SMALL, 10)) for _ in range(2)]
+        subject = f"s{turn}"
+        calls = [asyncio.create_task(servers[turn % 2].take(subject, SMALL, 10)) for _ in range(2)]
         await asyncio.sleep(0)  # they wait
         await asyncio.sleep(0)  # and Redis is asked
-        for call in calls:
-            call.cancel()
-        assert {type(each) for each in await asyncio.gather(*calls, return_exceptions=True)} == {asyncio.CancelledError}
+        wanted = [call.cancel() for call in calls]
+        if not all(wanted):
+            continue  # Redis was faster, as happens on a busy machine
+        ended = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(each) for each in ended} == {asyncio.CancelledError}
+        went += 1
         async with asyncio.timeout(PATIENT_S):
-            while await redis.run(GET, [key_of("window", "s", "60")], ()):  # noqa: ASYNC110 - nobody tells when
+            while await redis.run(GET, [key_of("window", subject, "60")], ()):  # noqa: ASYNC110 - nobody tells when
                 await asyncio.sleep(0.001)
-    assert (await servers[0].take("s", SMALL, 20)).allowed
+        assert (await servers[0].take(subject, SMALL, 20)).allowed
+    assert went
 
 
 async def test_a_flood_of_refused_calls_does_not_reach_redis(redis: Redis) -> None:

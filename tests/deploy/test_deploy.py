@@ -36,7 +36,7 @@ def metrics() -> set[str]:
         redis_up=lambda: True,
         index=lambda: IndexFigures(0, 0),
         statements=lambda: {"read": LaneFigures(0, 0)},
-        admission=lambda: AdmissionFigures(0, 0, 0),
+        admission=lambda: {"read": AdmissionFigures(0, 0, 0)},
         rate_limited=lambda: 0,
         auth_failures=dict,
     )

@@ -1,12 +1,5 @@
-"""Every call of several clients, as its client saw it: when, how it ended, and whether it came from a cache.
+"""Every call of several clients, as its client saw it: when, how it ended, and whether it came from a cache."""
 
-No more reads are under way at once than the server has places for them. So it is never overloaded, however slow the
-machine is, and refuses nobody for that.
-"""
-
-import asyncio
-import contextlib
-import os
 import statistics
 import time
 from collections.abc import Awaitable, Callable
@@ -16,14 +9,6 @@ from typing import Any
 import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status  # type: ignore[import-untyped]
-
-from penstock import limits
-from penstock.access.v1 import access_pb2
-from penstock.rpc.needs import needs_of
-from tests.contract.test_contract import METHODS
-
-READS_AT_ONCE = min(limits.READS_AT_ONCE, (os.cpu_count() or 1) + 1)
-READS = {method.name for method in METHODS if needs_of(method).cost == access_pb2.COST_CLASS_READ}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +38,6 @@ class CallRecord:
     """All calls, in the order in which they ended."""
 
     calls: list[Ended] = field(default_factory=list)
-    _reads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(READS_AT_ONCE))
 
     def of(self, caller: str, method: str = "", *, since: float = 0.0, until: float = float("inf")) -> list[Ended]:
         """A caller's, or all where it is empty, of a method or all, that began and ended in this time."""
@@ -68,13 +52,12 @@ class CallRecord:
 
     def channel(self, caller: str, target: str, credential: str) -> grpc.aio.Channel:
         """One that sends the credential with each call, and notes each in here."""
-        return grpc.aio.insecure_channel(target, interceptors=[_Noting(self.calls, self._reads, caller, credential)])
+        return grpc.aio.insecure_channel(target, interceptors=[_Noting(self.calls, caller, credential)])
 
 
 class _Noting(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]
-    def __init__(self, calls: list[Ended], reads: asyncio.Semaphore, caller: str, credential: str) -> None:
+    def __init__(self, calls: list[Ended], caller: str, credential: str) -> None:
         self._calls = calls
-        self._reads = reads
         self._caller = caller
         self._credential = credential
 
@@ -82,12 +65,6 @@ class _Noting(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]
         self, continuation: Callable[[Any, Any], Awaitable[Any]], details: Any, request: Any
     ) -> Any:
         method = _text(details.method).rpartition("/")[2]
-        async with self._reads if method in READS else contextlib.nullcontext():
-            return await self._noted(method, continuation, details, request)
-
-    async def _noted(
-        self, method: str, continuation: Callable[[Any, Any], Awaitable[Any]], details: Any, request: Any
-    ) -> Any:
         bearer = ("authorization", f"Bearer {self._credential}")
         began = time.time()
         call = await continuation(details._replace(metadata=(*(details.metadata or ()), bearer)), request)

@@ -18,8 +18,9 @@ from penstock.feedback import sessions_local
 from penstock.feedback.sessions import KNOWN_S, Sessions
 from penstock.feedback.sessions_state import INTERACTIONS_MAX, Interaction, InteractionType, newest
 from penstock.feedback.sessions_store import TRIM_AT
-from tests.cache.running import PATIENT_S, Server, flush, noticed_away, redis_server, until
+from tests.cache.running import PATIENT_S, Server, flush, noticed_away, redis_server
 from tests.feedback.test_sessions_state import interactions
+from tests.waiting import until
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

@@ -28,7 +28,7 @@ from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import ClickHouseEngine
 from tests.kpis.conftest import Clock, statements_of
 from tests.kpis.gold import NOON, Event, Gold
-from tests.pipeline.conftest import until
+from tests.waiting import until
 
 A, B = "default", "other"
 MINE, SITE = Scope(B, "", 1), Scope(B, "shop", 1)

@@ -57,7 +57,7 @@ FIGURES = Figures(
     redis_up=lambda: True,
     index=lambda: IndexFigures(products=100_000, bytes=153_600_000),
     statements=lambda: {"read": LaneFigures(4, 9), "commit": LaneFigures(1, 0)},
-    admission=lambda: AdmissionFigures(in_use=3, waiting=1, refused=8),
+    admission=lambda: {"read": AdmissionFigures(in_use=3, waiting=1, refused=8)},
     rate_limited=lambda: 11,
     auth_failures=lambda: {"CREDENTIAL_MISSING": 4, "TOKEN_EXPIRED": 2},
 )
@@ -70,6 +70,7 @@ LABELS: dict[str, set[str] | None] = {
     "outcome": {"accepted", "rejected", "local", "redis", "miss"},
     "kind": {"search"},
     "lane": {"read", "commit"},
+    "cost": {"read", "compute"},
     "reason": {"CREDENTIAL_MISSING", "TOKEN_EXPIRED"},
     "version": None,
     "implementation": None,
@@ -139,9 +140,9 @@ async def test_every_figure_is_told() -> None:
     assert value(found, "penstock_index_bytes") == 153_600_000
     assert value(found, "penstock_clickhouse_statements_in_flight", lane="read") == 4
     assert value(found, "penstock_clickhouse_waiting", lane="read") == 9
-    assert value(found, "penstock_admission_in_use") == 3
-    assert value(found, "penstock_admission_waiting") == 1
-    assert value(found, "penstock_admission_refused_total") == 8
+    assert value(found, "penstock_admission_in_use", cost="read") == 3
+    assert value(found, "penstock_admission_waiting", cost="read") == 1
+    assert value(found, "penstock_admission_refused_total", cost="read") == 8
     assert value(found, "penstock_rate_limited_total") == 11
     assert value(found, "penstock_auth_failures_total", reason="TOKEN_EXPIRED") == 2
     assert value(found, "penstock_build_info", version="1.2.3") == 1

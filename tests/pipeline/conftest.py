@@ -1,6 +1,5 @@
 """Fixtures of the pipeline's tests."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import pytest
@@ -22,13 +21,6 @@ async def runner(engine: Engine, commit_log: CommitLog, settings: Settings) -> A
     await opened.open()
     yield opened
     await opened.stop()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Waits for what nothing tells of."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import Engine
 from tests.pipeline import model
 from tests.pipeline.bronze import Sent
-from tests.pipeline.conftest import Commit, until
+from tests.pipeline.conftest import Commit
+from tests.waiting import until
 
 TABLES = ("sessions", "gold_kpis", "gold_events", "gold_visits", "daily_metrics", "bronze_events", "silver_events")
 RETENTION = Retention(event_days=30, daily_days=100, keep_aggregates=False)

@@ -18,7 +18,7 @@ from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import ClickHouseEngine, Engine
 from tests.pipeline import bronze, forgetting
 from tests.pipeline.bronze import START, Sent, at
-from tests.pipeline.conftest import until
+from tests.waiting import until
 
 USER = "gone"
 WRITES_MAX = 60  # more than one forgetting does

@@ -29,7 +29,8 @@ from penstock.settings import Settings
 from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import Engine
 from tests.pipeline.bronze import Sent, at
-from tests.pipeline.conftest import Commit, until
+from tests.pipeline.conftest import Commit
+from tests.waiting import until
 
 pb = pipeline_service_pb2
 

@@ -36,7 +36,8 @@ from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import ClickHouseEngine, Engine
 from tests.pipeline import forgetting, model
 from tests.pipeline.bronze import Sent, at
-from tests.pipeline.conftest import Commit, until
+from tests.pipeline.conftest import Commit
+from tests.waiting import until
 
 pb = pipeline_service_pb2
 A, B, NOBODY = "default", "other", "third"

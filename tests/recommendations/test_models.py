@@ -9,7 +9,7 @@ import pytest
 
 from penstock.errors import Overloaded
 from penstock.recommendations.models import Models
-from tests.pipeline.conftest import until
+from tests.waiting import until
 
 
 @pytest.mark.parametrize("error", [Overloaded("too much", reason="OVERLOADED"), ValueError("a bug")])

@@ -1,5 +1,6 @@
 """What the edge asks at each call, for tests of one service: everybody may, as often as they like."""
 
+from penstock.access.v1 import access_pb2
 from penstock.cache.redis import Redis
 from penstock.cache.tally import Tallies
 from penstock.cache.windows import Windows
@@ -30,12 +31,12 @@ async def nothing_to_learn(tenant: str) -> None:
     """No version rests on anything."""
 
 
-def open_policy(admission: Admission | None = None, metrics: RpcMetrics | None = None) -> Policy:
+def open_policy(computing: Admission | None = None, metrics: RpcMetrics | None = None) -> Policy:
     """Of a server that requires no credential."""
     return Policy(
         Access(NoCredentials(), required=False),
         RateLimits(Windows(Redis(""))),
-        admission or Admission(16, 1_000),
+        {access_pb2.COST_CLASS_COMPUTE: computing} if computing else {},
         Tags("test", {}, nothing_to_learn),
         CallWatch(metrics or RpcMetrics(()), Performance(), SlowCalls(), Tallies(), None),
     )

@@ -10,7 +10,7 @@ from google.rpc import code_pb2, error_details_pb2
 from penstock import limits
 from penstock.errors import NotFound, Overloaded, Unavailable
 from penstock.rpc.operations import Operation, Operations, Report, Work
-from tests.pipeline.conftest import until
+from tests.waiting import until
 
 
 async def end(operations: Operations, operation: Operation) -> Operation:

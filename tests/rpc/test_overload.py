@@ -16,8 +16,8 @@ from penstock.rpc.admission import Admission
 from penstock.rpc.bind import Edge
 from penstock.rpc.call import Call
 from penstock.rpc.server import listen, make_server
-from tests.pipeline.conftest import until
 from tests.rpc.policies import open_policy
+from tests.waiting import until
 
 SERVICE = pb.DESCRIPTOR.services_by_name["RecommendationService"]
 RECOMMEND = f"/{SERVICE.full_name}/Recommend"

@@ -9,7 +9,8 @@ from penstock import limits
 from penstock.search.hosted import HostedIndex
 from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import ClickHouseEngine
-from tests.search.test_hosted import Hashes, House, encoded, until
+from tests.search.test_hosted import Hashes, House, encoded
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import shutil
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from penstock.search.index import Filter
 from penstock.search.stored_vectors import StoredVectors
 from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import ClickHouseEngine
+from tests.waiting import until
 
 WAIT_S = 20.0
 
@@ -85,12 +86,6 @@ async def house(engine: ClickHouseEngine, commit_log: CommitLog, tmp_path: Path)
     made.writer.start()
     yield made
     await made.writer.stop()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
 
 
 def names(hosted: HostedIndex) -> set[str]:

@@ -192,7 +192,7 @@ class Figures:
     redis_up: Callable[[], bool] | None = None  # None where there is none to be up
     index: Callable[[], IndexFigures] | None = None
     statements: Callable[[], Mapping[str, LaneFigures]] | None = None  # by lane
-    admission: Callable[[], AdmissionFigures] | None = None
+    admission: Callable[[], Mapping[str, AdmissionFigures]] | None = None  # by what calls cost
     rate_limited: Callable[[], int] | None = None  # calls refused since the start
     auth_failures: Callable[[], Mapping[str, int]] | None = None  # by reason, since the start
 
@@ -332,10 +332,13 @@ def _statements(found: Mapping[str, LaneFigures]) -> Iterator[Metric]:
     yield _labelled(waiting, (([lane], figures.waiting) for lane, figures in found.items()))
 
 
-def _admission(found: AdmissionFigures) -> Iterator[Metric]:
-    yield GaugeMetricFamily("penstock_admission_in_use", "Calls that were let in", found.in_use)
-    yield GaugeMetricFamily("penstock_admission_waiting", "Calls that wait to be", found.waiting)
-    yield CounterMetricFamily("penstock_admission_refused", "Calls that were not", found.refused)
+def _admission(found: Mapping[str, AdmissionFigures]) -> Iterator[Metric]:
+    in_use = GaugeMetricFamily("penstock_admission_in_use", "Calls that were let in", labels=["cost"])
+    waiting = GaugeMetricFamily("penstock_admission_waiting", "Calls that wait to be", labels=["cost"])
+    refused = CounterMetricFamily("penstock_admission_refused", "Calls that were not", labels=["cost"])
+    yield _labelled(in_use, (([cost], figures.in_use) for cost, figures in found.items()))
+    yield _labelled(waiting, (([cost], figures.waiting) for cost, figures in found.items()))
+    yield _labelled(refused, (([cost], figures.refused) for cost, figures in found.items()))
 
 
 def _rate_limited(found: int) -> Iterator[Metric]:

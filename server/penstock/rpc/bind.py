@@ -130,8 +130,7 @@ class Edge:
         name, needs, read = _name(method), needs_of(method), self._reading(method, behaviour)
         heavy = needs.cost == access_pb2.COST_CLASS_HEAVY
         deadline_s = limits.HEAVY_DEADLINE_S if heavy else limits.UNARY_DEADLINE_S
-        # The others have bounds of their own: writers their queue, SQL and forecasts their lanes.
-        admission = self._policy.admission if needs.cost == access_pb2.COST_CLASS_READ else None
+        admission = self._policy.admissions.get(needs.cost)
         tagged = self._policy.tags.applies(method)
         entry, watcher = self._entry, self._policy.watcher
         uploads = method.client_streaming  # which take as long as their bodies

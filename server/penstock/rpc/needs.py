@@ -13,3 +13,8 @@ def needs_of(method: MethodDescriptor) -> access_pb2.Needs:
     if not (needs.role and needs.cost and needs.cache):
         raise TypeError(f"{method.full_name} must declare role, cost and cache in option (penstock.access.v1.needs)")
     return cast(access_pb2.Needs, needs)
+
+
+def cost_name(cost: int) -> str:
+    """How much a call costs, in a word: `read` for COST_CLASS_READ."""
+    return access_pb2.CostClass.Name(cost).removeprefix("COST_CLASS_").lower()

@@ -1,5 +1,6 @@
 """What holds for every call: who may, how often, how many at once; and who watches."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,6 +45,6 @@ class Policy:
 
     access: Access
     rates: RateLimits
-    admission: Admission
+    admissions: Mapping[int, Admission]  # by cost class; what is of none runs at once, or has bounds of its own
     tags: Tags
     watcher: Watcher

@@ -27,6 +27,7 @@ SECONDS = 60
 COSTS: dict[int, int] = {
     access_pb2.COST_CLASS_FREE: 0,
     access_pb2.COST_CLASS_READ: 1,
+    access_pb2.COST_CLASS_COMPUTE: 1,
     access_pb2.COST_CLASS_WRITE: 1,
     access_pb2.COST_CLASS_STREAM: 1,
     access_pb2.COST_CLASS_HEAVY: 10,

@@ -2,13 +2,14 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import numpy as np
 import pytest
 
 from penstock.errors import Overloaded, TooCostly, Unavailable
 from penstock.search.encoding import Encoder, QueryEncoder, Vectors, batching
+from tests.waiting import until
 
 LONG = "d" * batching.CHUNK_CHARS_MAX  # a document that is a chunk of its own
 
@@ -61,12 +62,6 @@ async def free(minilm: Encoder) -> AsyncIterator[QueryEncoder]:
     opened = QueryEncoder(minilm)
     yield opened
     await opened.close()
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not true():  # noqa: ASYNC110 - what it waits for has no event
-            await asyncio.sleep(0.001)
 
 
 async def test_a_query_has_the_encoders_vector(free: QueryEncoder, minilm: Encoder) -> None:
