@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +18,8 @@ VECTORS = np.random.default_rng(3).normal(size=(200, DIMENSIONS)).astype(np.floa
 
 
 @pytest.fixture
-def lane() -> Iterator[SearchLane]:
+async def lane() -> AsyncIterator[SearchLane]:
+    """Closed while the loop still runs, to which a thread that found nothing left to do has to say so."""
     made = SearchLane()
     yield made
     made.close()
@@ -84,7 +85,7 @@ async def test_work_returns_and_raises(lane: SearchLane) -> None:
 
 
 @pytest.fixture
-def short_lane(monkeypatch: pytest.MonkeyPatch) -> Iterator[SearchLane]:
+async def short_lane(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SearchLane]:
     monkeypatch.setattr(limits, "SEARCHES_WAITING_MAX", 3)
     made = SearchLane()
     yield made
