@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
 import pytest
 
+from penstock.accounts.bounds import SIGNING_LOOK_S
 from tests.process import ServerProcess
 
 PASSWORD = "correct horse battery staple"
@@ -32,6 +34,11 @@ def password_file(tmp_path: Path) -> str:
     file = tmp_path / "password"
     file.write_text(f"{PASSWORD}\n", encoding="utf-8")
     return str(file)
+
+
+def key_ids(rest: httpx.Client) -> set[str]:
+    """Of the keys whose signatures the server takes."""
+    return {each["kid"] for each in rest.get("/.well-known/jwks.json").json()["keys"]}
 
 
 def test_from_the_first_user_to_the_last_key(tmp_path: Path, password_file: str) -> None:
@@ -65,13 +72,15 @@ def test_from_the_first_user_to_the_last_key(tmp_path: Path, password_file: str)
             first = rest.post("/auth/token", json={"username": "root", "password": PASSWORD})
             assert first.status_code == 200, first.text
             bearer = {"authorization": f"Bearer {first.json()['access_token']}"}
-            before = {each["kid"] for each in rest.get("/.well-known/jwks.json").json()["keys"]}
+            before = key_ids(rest)
             accounts("rotate-signing-key", data_dir=data)
             assert rest.get("/metrics", headers=bearer).status_code == 200, "what the old key signed holds"
+            until = time.monotonic() + 10 * SIGNING_LOOK_S  # the server looks at the file now and then
+            while key_ids(rest) == before and time.monotonic() < until:
+                time.sleep(0.05)
+            assert before < key_ids(rest)
             later = rest.post("/auth/token", json={"username": "root", "password": PASSWORD})
             assert later.status_code == 200
-            after = {each["kid"] for each in rest.get("/.well-known/jwks.json").json()["keys"]}
-            assert before < after
             accounts("update-user", "root", "--disable", data_dir=data, env=env)
             assert rest.get("/metrics", headers=bearer).status_code == 401
         key_id = key.split("_")[1]
