@@ -9,8 +9,8 @@ PYTHON3 ?= python3
 ARGS ?=
 # Which benchmark: make bench NAME=ingest_rows_4x1000
 NAME ?=
-# How many tests run at a time.
-WORKERS ?= 2
+# How many processes run tests: make test WORKERS=2. 0 is this one.
+WORKERS ?= 0
 # How often the fault tests kill a server, and the seed of a run that is to be had again: make faults ROUNDS=100 SEED=7
 ROUNDS ?= 20
 SEED ?=
