@@ -43,10 +43,11 @@ class Entry:
     async def holding(self, call: Call) -> AsyncIterator["Holding"]:
         """For as long as a stream lasts. Raises Unauthenticated when the credential that opened it holds no more, which
         is looked at every RECHECK_S, whether anything passes or not."""
-        held = Holding(self._access, call)
+        scope = asyncio.timeout(None)
+        held = Holding(self._access, call, scope)
         try:
-            async with asyncio.timeout(None) as scope:
-                held.begin(scope)
+            async with scope:
+                held.begin()
                 try:
                     yield held
                 finally:
@@ -78,17 +79,16 @@ class Holding:
 
     Where it does not, a stream that waits is woken, and one that sends a response ends with the next."""
 
-    def __init__(self, access: Access, call: Call) -> None:
+    def __init__(self, access: Access, call: Call, scope: asyncio.Timeout) -> None:
         self._access = access
         self._call = call
+        self._scope = scope
         self._waits = True
         self._ended: errors.PenstockError | None = None
-        self._scope: asyncio.Timeout | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self, scope: asyncio.Timeout) -> None:
-        """From now on `scope` ends when the credential does."""
-        self._scope = scope
+    def begin(self) -> None:
+        """From now on `scope`, which is entered, ends when the credential does."""
         if self._call.principal.kind not in (Kind.OPEN, Kind.ANONYMOUS):
             self._wind()
 
@@ -119,7 +119,7 @@ class Holding:
             self._check()
         except errors.PenstockError as error:
             self._ended = error
-            if self._waits and self._scope is not None:
+            if self._waits:
                 self._scope.reschedule(0.0)  # now: that is long ago
         else:
             self._wind()
