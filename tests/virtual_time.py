@@ -16,6 +16,13 @@ def loop_time() -> float:
     return asyncio.get_running_loop().time()
 
 
+def block(seconds: float) -> None:
+    """The running loop finds itself so much later, as when something has blocked it."""
+    loop = asyncio.get_running_loop()
+    before = loop.time
+    loop.time = lambda: before() + seconds  # type: ignore[method-assign]
+
+
 def in_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
     """Runs a test, without asynchronous fixtures, in a loop of its own that keeps virtual time."""
 

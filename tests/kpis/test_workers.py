@@ -34,6 +34,11 @@ def die_once(mark: Path) -> str:
     return "second time"
 
 
+def until_there_is(mark: Path) -> None:
+    while not mark.exists():
+        time.sleep(0.01)
+
+
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -62,14 +67,14 @@ async def test_errors_come_back_whole(workers: Workers) -> None:
     assert (caught.value.reason, caught.value.violations[0].field) == ("INVALID_FIELD", "sensitivity")
 
 
-async def test_the_loop_goes_on_meanwhile(workers: Workers) -> None:
+async def test_the_loop_goes_on_meanwhile(workers: Workers, tmp_path: Path) -> None:
     await workers.run(whoami, timeout_s=START_S)
-    work = asyncio.create_task(workers.run(time.sleep, 0.3, timeout_s=START_S))
-    ticks = 0
-    while not work.done():
+    work = asyncio.create_task(workers.run(until_there_is, tmp_path / "mark", timeout_s=START_S))
+    for _ in range(6):
         await asyncio.sleep(0.01)
-        ticks += 1
-    assert ticks > 5
+    assert not work.done()
+    (tmp_path / "mark").touch()
+    await work
 
 
 async def test_late_work_is_ended_and_the_next_call_has_a_fresh_worker(workers: Workers) -> None:
@@ -80,24 +85,29 @@ async def test_late_work_is_ended_and_the_next_call_has_a_fresh_worker(workers: 
     assert await workers.run(whoami, timeout_s=START_S) != first
 
 
-async def test_a_call_that_waits_too_long_for_its_turn_leaves_the_running_one_alone(workers: Workers) -> None:
+async def test_a_call_that_waits_too_long_for_its_turn_leaves_the_running_one_alone(
+    workers: Workers, tmp_path: Path
+) -> None:
     first = await workers.run(whoami, timeout_s=START_S)
-    running = asyncio.create_task(workers.run(time.sleep, 0.5, timeout_s=START_S))
+    running = asyncio.create_task(workers.run(until_there_is, tmp_path / "mark", timeout_s=START_S))
     await asyncio.sleep(0.05)
     with pytest.raises(TimedOut):
         await workers.run(whoami, timeout_s=0.1)
+    (tmp_path / "mark").touch()
     await running
     assert await workers.run(whoami, timeout_s=START_S) == first
 
 
-async def test_a_cancelled_call_gives_up_its_place(workers: Workers) -> None:
+async def test_a_cancelled_call_gives_up_its_place(workers: Workers, tmp_path: Path) -> None:
     first = await workers.run(whoami, timeout_s=START_S)
-    running = asyncio.create_task(workers.run(time.sleep, 0.3, timeout_s=START_S))
+    running = asyncio.create_task(workers.run(until_there_is, tmp_path / "mark", timeout_s=START_S))
     waiting = asyncio.create_task(workers.run(time.sleep, 600, timeout_s=START_S))
     await asyncio.sleep(0.05)
     waiting.cancel()
     running.cancel()
-    assert await asyncio.gather(running, waiting, return_exceptions=True) != []
+    (tmp_path / "mark").touch()
+    ended = await asyncio.gather(running, waiting, return_exceptions=True)
+    assert [type(each) for each in ended] == [asyncio.CancelledError, asyncio.CancelledError]
     assert await workers.run(whoami, timeout_s=START_S) == first
 
 
