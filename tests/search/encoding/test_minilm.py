@@ -19,7 +19,7 @@ REFERENCE = json.loads(Path(__file__).with_name("minilm_reference.json").read_te
 @pytest.mark.parametrize("known", REFERENCE, ids=lambda known: known["text"][:20] or "empty")
 def test_as_the_model_with_all_its_bits(minilm: Encoder, known: dict[str, object]) -> None:
     vector = minilm.encode([str(known["text"])])[0]
-    assert vector @ np.array(known["vector"], dtype=np.float32) > 0.995
+    assert vector @ np.array(known["vector"], dtype=np.float32) > 0.994
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from penstock.search.encoding.clip import Clip
 
 
 def test_by_name(minilm: Encoder, clip: Clip, clip_folder: Path) -> None:
-    assert (minilm.name, minilm.dimensions) == ("minilm-l6-v2-int8", 384)
+    assert (minilm.name, minilm.dimensions) == ("minilm-l6-v2-int8-blocks", 384)
     opened = open_encoder("clip", clip_folder)
     assert (opened.name, opened.dimensions) == (clip.name, clip.dimensions)
 

@@ -10,7 +10,7 @@ CLIP = "clip"
 
 
 def open_encoder(name: str, path: Path | None) -> Encoder:
-    """Loads `minilm`, whose weights are installed, or `clip` from the folder `path`. Blocking, about half a second.
+    """Loads `minilm`, whose weights are installed, or `clip` from the folder `path`. Blocking, a fifth of a second.
 
     Raises Conflict (ENCODER_UNUSABLE), which says what is wrong and what mends it.
     """

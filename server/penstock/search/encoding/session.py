@@ -17,7 +17,8 @@ FATAL_ONLY = 4  # onnxruntime writes to stderr what it raises anyway
 class Session:
     """Runs a graph on `threads` threads of its own (1: on the caller's). Any number of callers at the same time."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, graph: bytes | None = None) -> None:
+        """`graph`: what is run in place of the file's own."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -26,7 +27,7 @@ class Session:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.path = path
         try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(graph or path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors have no class in common below this one
             raise unusable(f"{path} cannot be loaded as an ONNX graph; export it again ({_line(error)})") from error
         self.inputs: dict[str, tuple[int | None, ...]] = {
