@@ -24,7 +24,7 @@ from penstock.catalog.writer import CatalogueWriter
 from penstock.feedback.interactions import Interaction, Interactions
 from penstock.search import stored_vectors
 from penstock.search.documents import document
-from penstock.search.encoding.opening import MINILM, open_encoder
+from penstock.search.encoding.minilm import NAME
 from penstock.search.index import texts_to_encode
 from penstock.search.stored_vectors import StoredVectors, digest_of
 from penstock.search.v1.search_pb2 import Index
@@ -58,7 +58,7 @@ def kept(name: str, made_by: Sequence[Path], detail: str, stock: Callable[[], St
     One server at a time may open it, and none may write to it: who writes takes a copy (`copied`).
     """
     makers = (Path(__file__), Path(stored_vectors.__file__), *made_by)
-    parts = [*(path.read_text("utf-8") for path in makers), detail]
+    parts = [*(path.read_text("utf-8") for path in makers), NAME, detail]
     return kept_folder(FOLDER, f"{name}-", parts, lambda partial: make(partial, stock, learn=learn))
 
 
@@ -143,7 +143,7 @@ async def _fill(folder: Path, stock: Stock) -> None:
 
 async def _keep(engine: Engine, log: CommitLog, products: Sequence[Product], vectors: Vectors) -> None:
     """Stores vectors as those of the products' texts, so that the server encodes nothing."""
-    kept = StoredVectors(engine, log, open_encoder(MINILM, None).name)
+    kept = StoredVectors(engine, log, NAME)
     for product, vector in zip(products, vectors, strict=True):
         await kept.keep(TENANT, {digest_of(texts_to_encode(document(product))): vector})
     await kept.flush()

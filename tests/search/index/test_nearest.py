@@ -127,6 +127,29 @@ def test_matches_behind_those_that_the_graph_finds_for_sure_are_not_enough(index
     assert "too few near" in plan.reason
 
 
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("factor", [0, 1_000_000])
+def test_queries_that_are_far_from_all_are_found_whether_or_not_that_is_told_first(
+    index: TenantIndex, monkeypatch: pytest.MonkeyPatch, factor: int
+) -> None:
+    """As searches by words and meaning ask: many candidates, of which the first few must be the nearest."""
+    monkeypatch.setattr("penstock.search.index.planner.PROBE_FACTOR", factor)
+    version, close = index.version, index.version.store.base.effort.close
+    mixed = np.random.default_rng(3).standard_normal((40, DIMENSIONS)).astype(np.float32)
+    mixed[::3] = VECTORS[1_000::100][: len(mixed[::3])]  # products themselves
+    mixed /= np.linalg.norm(mixed, axis=1, keepdims=True)
+    vectors, has = version.vectors(version.everything.numbers)
+    best = np.sort(mixed @ vectors[has].T, axis=1)[:, ::-1]
+    assert 5 < (best[:, 0] < close).sum() < 30
+    nearest = version.nearest(mixed, 200, version.everything, sure=NEAREST)
+    found = sum(
+        int((hit.scores[:NEAREST] >= row[NEAREST - 1] - 1e-6).sum())
+        for hit, row in zip(nearest.hits, best, strict=True)
+    )
+    assert found >= 0.99 * NEAREST * len(mixed)
+    assert all(len(hit.numbers) == 200 for hit in nearest.hits)
+
+
 def test_one_by_one_and_together_are_the_same(index: TenantIndex) -> None:
     version = index.version
     for wanted in (Filter((InStock(True),)), Filter((Between(Number.PRICE, 1_000, 1_200),))):

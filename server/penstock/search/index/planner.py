@@ -31,6 +31,7 @@ from penstock.search.index.products import Products
 BATCH_QUERIES = 4  # from so many on, rows are compared with all of them at once,
 BATCH_FACTOR = 2  # in half the time or less
 GRAPH_CANDIDATES_MAX = 4_096
+PROBE_FACTOR = 4  # from so many times the least effort on, a graph is first asked whether a query is far
 SLACK = 8  # more candidates than results, so that results of equal score are in order of id
 
 
@@ -149,12 +150,17 @@ def _in_base(
         return PlanKind.EXACT, f"{words}: comparing them costs less", *base.exact(queries, wanted, slots)
     # Where all that is in the base matches, whatever the structure finds does.
     among = None if len(slots) == len(base) else matches
-    scores, found, enough, best_of_all = _followed(space, queries, search, among, far=False)
-    far = np.flatnonzero(best_of_all < base.effort.close)
-    if len(far) and not _costs_more(base, search, factor, len(slots), far=True):
-        scores[far], found[far], enough[far], _ = _followed(space, queries[far], search, among, far=True)
+    scores, found = np.full((len(queries), wanted), -np.inf, np.float32), np.full((len(queries), wanted), -1, np.int64)
+    enough, far = np.zeros(len(queries), np.bool_), _told_far(base, queries, search)
+    near = np.flatnonzero(~far)
+    if len(near):
+        scores[near], found[near], enough[near], best_of_all = _followed(space, queries[near], search, among, far=False)
+        far[near] = best_of_all < base.effort.close
+    rest = np.flatnonzero(far)
+    if len(rest) and not _costs_more(base, search, factor, len(slots), far=True):
+        scores[rest], found[rest], enough[rest], _ = _followed(space, queries[rest], search, among, far=True)
     else:
-        enough[far] = False
+        enough[rest] = False
     short = np.flatnonzero(~enough)
     if not len(short):
         return PlanKind.GRAPH, f"{words}: enough are among the {least} nearest", scores, found
@@ -186,6 +192,17 @@ def _costs_more(base: Base, search: _Search, factor: int, matching: int, *, far:
     candidates = max(base.candidates(search.rank, far=far), search.least)
     rows = max(base.rows(search.rank, far=far), GRAPH_ROWS * search.least)
     return candidates > GRAPH_CANDIDATES_MAX or factor * rows >= matching
+
+
+def _told_far(base: Base, queries: Vectors, search: _Search) -> Bools:
+    """(q,): whether a query is far from all, where that is known for less than it costs to look for the rest in vain.
+
+    A graph tells by the least effort: with 200 candidates for words and meaning, .07 ms before .43 or .78."""
+    if base.kind is not Kind.HNSW or max(search.rank, search.least) < PROBE_FACTOR * base.effort.near:
+        return np.zeros(len(queries), np.bool_)
+    scores, _ = base.near(queries, 1, kept=1)
+    far: Bools = scores[:, 0] < base.effort.close
+    return far
 
 
 def _followed(
