@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from penstock.settings import Settings
@@ -12,10 +13,15 @@ from penstock.storage.engine import ClickHouseEngine, open_engine
 from penstock.storage.schema import migrate
 from tests.process import ServerProcess
 
-# How long an example takes says something of the machine alone; first calls import what they need.
-# Examples are the same each time, so that what fails is a change's doing; `--hypothesis-profile=random` looks further.
-hypothesis_settings.register_profile("house", deadline=None, derandomize=True)
-hypothesis_settings.register_profile("random", deadline=None)
+# How long an example takes to make or to run says something of the machine alone. Examples are the same each time, so
+# that what fails is a change's doing; `--hypothesis-profile=random` looks further. Fixtures are those of all examples,
+# and what an example leaves behind is part of the law.
+MACHINE_DOES_NOT_COUNT = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+}
+hypothesis_settings.register_profile("house", derandomize=True, **MACHINE_DOES_NOT_COUNT)
+hypothesis_settings.register_profile("random", **MACHINE_DOES_NOT_COUNT)
 hypothesis_settings.load_profile("house")
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import count
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.cache.local import ENTRY_OVERHEAD_BYTES, Asked, Entry, LocalTier
@@ -467,7 +467,7 @@ _tenants = count()  # hypothesis runs an example again to make it smaller
 
 
 @given(steps=_STEPS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 async def test_whatever_happens_nothing_of_before_is_served(
     redis: Redis, steps: list[tuple[str, int, str, bytes]]
 ) -> None:

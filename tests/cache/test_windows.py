@@ -8,7 +8,7 @@ from itertools import count
 from typing import cast
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.cache.redis import Redis, key_of
@@ -68,7 +68,7 @@ _subjects = count()
 
 
 @given(steps=_STEPS)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 async def test_redis_and_python_count_alike(
     redis: Redis, steps: list[tuple[int, list[int], int, int, int, int]]
 ) -> None:

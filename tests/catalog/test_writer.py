@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock import limits
@@ -209,7 +209,7 @@ changes = st.lists(
 )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15)
 @given(history=changes)
 def test_any_history_is_what_a_plain_dictionary_says(
     history: list[tuple[str, dict[str, str] | str]], tmp_path_factory: pytest.TempPathFactory

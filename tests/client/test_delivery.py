@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from google.rpc import code_pb2
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import penstock
@@ -78,7 +78,7 @@ async def test_a_broken_connection_stores_nothing_twice(client: penstock.Client,
     assert not any(each.request_id for each in sent)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15)
 @given(
     count=st.integers(0, 120),
     batch=st.integers(1, 50),

@@ -70,7 +70,7 @@ _STEPS = st.lists(
 
 
 @given(_STEPS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_each_row_is_stored_once_and_in_order(steps: list[tuple[object, ...]]) -> None:
     """Adds, sends, answers, breaks of the connection and changes of flow control in any order."""
     server, outbox, numbers, sequence = Server(), Outbox(named=True), count(), count()

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import penstock_client
@@ -101,7 +101,7 @@ def test_a_file_that_the_mapping_does_not_fit_is_refused(tmp_path: Path) -> None
         list(ProductSource(file, product_mapping({"name": "c"})).batches())
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30)
 @given(ids=st.lists(st.integers(0, 40), max_size=100))
 def test_every_product_goes_once_in_the_order_of_the_file(tmp_path: Path, ids: list[int]) -> None:
     rows = [{"id": str(each), "n": str(number)} for number, each in enumerate(ids)]

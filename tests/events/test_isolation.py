@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as hypothesis
 
 from penstock.errors import InvalidInput
@@ -100,7 +100,7 @@ async def test_every_field_with_every_kind_of_value_beside_a_good_batch(intake: 
 async def test_any_encoding_beside_a_good_batch(intake: Intake, examples: int) -> None:
     made: list[bytes] = []
 
-    @hypothesis(max_examples=examples, suppress_health_check=list(HealthCheck))
+    @hypothesis(max_examples=examples)
     @given(HOSTILE)
     def collect(raw: bytes) -> None:
         made.append(raw)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis as Client
 
@@ -163,7 +163,7 @@ _ids = st.sampled_from([f"r{place}" for place in range(12)])
         st.tuples(st.integers(0, 1), st.lists(interactions(request_id=_ids), max_size=4), st.booleans()), max_size=12
     )
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 async def test_redis_is_as_the_model(
     two: tuple[Sessions, Sessions], steps: list[tuple[int, list[Interaction], bool]]
 ) -> None:
@@ -179,7 +179,7 @@ async def test_redis_is_as_the_model(
 
 
 @given(st.lists(interactions(), max_size=2 * INTERACTIONS_MAX, unique_by=lambda each: each.request_id), st.randoms())
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15)
 async def test_redis_shortens_as_the_model(
     two: tuple[Sessions, Sessions], given_: list[Interaction], chance: object
 ) -> None:

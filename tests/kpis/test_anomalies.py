@@ -55,7 +55,7 @@ def test_quiet_noise_stays_quiet(method: Method) -> None:
 
 
 @pytest.mark.parametrize("method", PAST_ONLY)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(cut=st.integers(80, 299), seed=st.integers(0, 100))
 def test_what_came_later_changes_nothing(method: Method, cut: int, seed: int) -> None:
     values = np.random.default_rng(seed).gamma(2.0, 10.0, 300)
@@ -215,7 +215,7 @@ def test_a_constant_series_is_normal_until_it_is_not(method: Method) -> None:
 
 
 @pytest.mark.parametrize("method", list(Method))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     values=arrays(
         np.float64, st.integers(0, 130), elements=st.one_of(st.just(float("nan")), st.floats(-1e12, 1e12), st.just(0.0))

@@ -245,7 +245,7 @@ def _holds_for(settings: Settings, examples: int) -> None:
         laboratory = loop.run(Laboratory.open(settings))
 
         # To shrink a history would take minutes: each is put through the pipeline.
-        @bounded(max_examples=examples, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+        @bounded(max_examples=examples, phases=(Phase.explicit, Phase.reuse, Phase.generate))
         @given(history=histories, asked=askeds)
         def law(history: list[list[Sent]], asked: list[Asked]) -> None:
             loop.run(laboratory.check(history, asked))

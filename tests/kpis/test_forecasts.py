@@ -87,7 +87,7 @@ def test_short_series_say_that_they_have_no_season() -> None:
     assert ahead.backtest.season_length == 1
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     numbers=arrays(
         np.float64, st.integers(0, 80), elements=st.one_of(st.just(float("nan")), st.floats(0, 1e9), st.just(0.0))

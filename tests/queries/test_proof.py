@@ -13,7 +13,7 @@ import clickhouse_connect
 import pytest
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
-from hypothesis import HealthCheck, assume, given
+from hypothesis import assume, given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
@@ -126,7 +126,7 @@ def test_whatever_passes_is_harmless(trap: Trap, examples: int) -> None:
     gate = Gate()
     passed = 0
 
-    @hypothesis(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @hypothesis(max_examples=examples)
     @given(_spliced(_pieces(str(trap.file), trap.listener.port)))
     def check(sql: str) -> None:
         nonlocal passed
@@ -153,7 +153,7 @@ def test_texts_mean_what_clickhouse_takes_them_for(trap: Trap) -> None:
     tricky = st.text(st.sampled_from("'\"`\\ \tn0xeNab/%_-*{}:;$#é☃\U0001f600"), max_size=12)
     written = st.tuples(tricky, st.sampled_from(["raw", "doubled", "escaped"])).map(_literal)
 
-    @hypothesis(max_examples=150, deadline=None)
+    @hypothesis(max_examples=150)
     @given(st.lists(written, min_size=1, max_size=3))
     def check(literals: list[str]) -> None:
         sql = "SELECT " + ", ".join(f"{literal} AS c{index}" for index, literal in enumerate(literals))
@@ -167,7 +167,7 @@ def test_texts_mean_what_clickhouse_takes_them_for(trap: Trap) -> None:
     check()
 
 
-@hypothesis(max_examples=300, deadline=None)
+@hypothesis(max_examples=300)
 @given(
     st.text(max_size=60)
     | st.lists(st.sampled_from(sorted({word for sql in good() for word in _WORD.findall(sql)}))).map("".join)

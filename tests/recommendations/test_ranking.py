@@ -216,7 +216,7 @@ def test_a_short_list_says_why() -> None:
 
 
 @pytest.mark.parametrize("few", [True, False])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     history=st.lists(st.sampled_from([*TEA, *COFFEE, "unknown"]), max_size=10),
     session=st.lists(st.sampled_from([*TEA, *COFFEE]), max_size=5),

@@ -8,7 +8,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 
 from penstock.events.v1 import events_pb2 as ev
 from penstock.events.v1 import events_service_pb2 as pb
@@ -40,9 +40,7 @@ THEIR_FAULT = {
 ANSWER_S = 20.0
 WATCH_S = 0.3  # a stream without end is watched so long
 NOT_UTF8 = b"\xff\xfe\x80"
-few = settings(
-    max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+few = settings(max_examples=8)
 
 
 def path(method: MethodDescriptor) -> str:

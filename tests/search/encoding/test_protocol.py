@@ -5,7 +5,7 @@ from typing import cast
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.search.encoding import Encoder, Vectors
@@ -60,7 +60,7 @@ def test_a_text_is_encoded_as_if_it_were_alone(encoder: Encoder) -> None:
         assert same(encoder.encode([text])[0], vector), text[:40]
 
 
-@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15)
 @given(texts=st.lists(st.text(max_size=60), min_size=1, max_size=12), data=st.data())
 def test_order_does_not_matter(encoder: Encoder, texts: list[str], data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(len(texts))))

@@ -49,7 +49,7 @@ def _ids(version: IndexVersion, wanted: Filter) -> list[str]:
     return version.product_ids(version.matching(wanted).numbers)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(steps, filters, vectors, st.integers(1, 15), st.sampled_from(["colour", "brand"]))
 def test_filters_totals_facets_and_neighbours_are_those_of_a_dictionary(
     taken: list[Step], wanted: Filter, query: Vectors, limit: int, name: str
@@ -75,7 +75,7 @@ def test_filters_totals_facets_and_neighbours_are_those_of_a_dictionary(
     assert found_ids == sorted(found_ids, key=lambda each: (-found.scores[found_ids.index(each)], each))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(steps, texts, filters)
 def test_words_find_the_same_however_the_index_came_to_be(taken: list[Step], query: str, wanted: Filter) -> None:
     index, model = _done(taken)
@@ -99,7 +99,7 @@ def _same_words(one: IndexVersion, other: IndexVersion, query: str, wanted: Filt
     ]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(steps, st.lists(changes, min_size=1, max_size=10), filters, vectors)
 def test_a_version_stays_as_it_was(taken: list[Step], later: list[Change], wanted: Filter, query: Vectors) -> None:
     index, _ = _done(taken)
