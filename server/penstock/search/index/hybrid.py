@@ -55,7 +55,8 @@ def fused(
     similarity = _similarity(space, numbers, vector)
     exact = np.zeros(len(numbers), np.bool_) if words.exact is None else words.exact[numbers]
     lexical = words.scores[numbers]
-    scores = (LEXICAL_SHARE * lexical + (1 - LEXICAL_SHARE) * np.nan_to_num(similarity)).astype(np.float32)
+    cosine = np.where(np.isnan(similarity), np.float32(0), similarity)
+    scores = (LEXICAL_SHARE * lexical + (1 - LEXICAL_SHARE) * cosine).astype(np.float32)
     best = in_order(numbers, scores + 2 * exact.astype(np.float32), products, limit).numbers
     at = _places(numbers, best)
     return HybridHits(best, scores[at], lexical[at], similarity[at], exact[at], plan)

@@ -103,15 +103,17 @@ def scored(space: TextSpace, query: str, *, prefix: bool = False) -> Scored:
     if total > 0:
         by_slot /= np.float32(total)
     by_slot[-1] = 0  # where products without texts point at
-    return Scored(by_slot[space.text_of], _exact(space, query))
+    # `take` is twice as fast as an index: 100,000 products, 48 and 88 µs.
+    return Scored(by_slot.take(space.text_of), _exact(space, query))
 
 
 def understand(space: TextSpace, query: str, *, prefix: bool = False) -> list[Word]:
     """The words of a query, each with the terms that count for it; one that no text has, with none."""
-    written = list(dict.fromkeys(words(query)))[:QUERY_WORDS_MAX]
+    asked = words(query)
+    written = list(dict.fromkeys(asked))[:QUERY_WORDS_MAX]
     last = written[-1] if prefix and written and not query[-1:].isspace() else None
     made: list[Word] = []
-    joined = _joined(space, words(query))
+    joined = _joined(space, asked)
     lookups = 0  # with typos
     for word in written:
         known = space.number_of(stem(word)) is not None or word in joined
@@ -192,4 +194,4 @@ def _exact(space: TextSpace, query: str) -> Bools | None:
     for slots, _ in space.postings_of(number):
         by_slot[slots] = True
     by_slot[-1] = False
-    return by_slot[space.text_of]
+    return by_slot.take(space.text_of)
