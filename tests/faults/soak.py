@@ -34,6 +34,23 @@ from tests.faults.journal import PromiseBroken
 from tests.process import ServerProcess
 from tests.search.shop import THINGS
 
+# What is refused because a machine had stopped for a moment is asked again, as every client does.
+PATIENT = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": [{}],
+                "retryPolicy": {
+                    "maxAttempts": 5,
+                    "initialBackoff": "0.5s",
+                    "maxBackoff": "1s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["RESOURCE_EXHAUSTED"],
+                },
+            }
+        ]
+    }
+)
 CALL_S_MAX = 60.0
 PRODUCTS_OF_A_WRITER = 300  # so many it has at most; about half of them are there at a time
 BATCH_MAX = 20
@@ -412,7 +429,7 @@ async def soak(folder: Path, seconds: float, clients: int, seed: int) -> Report:
     """Soaks a server of its own over `folder`. Raises PromiseBroken, grpc.RpcError (in an ExceptionGroup)."""
     report = Report(seconds, clients)
     with ServerProcess(folder) as server:
-        async with grpc.aio.insecure_channel(server.target) as channel:
+        async with grpc.aio.insecure_channel(server.target, options=[("grpc.service_config", PATIENT)]) as channel:
             first = Product(product_id="first", name="The first product")
             await catalog_stubs.CatalogServiceStub(channel).UpsertProducts(
                 catalog.UpsertProductsRequest(products=[first]), timeout=CALL_S_MAX
