@@ -269,10 +269,46 @@ async def test_a_queue_that_was_served_is_no_overload() -> None:
     assert len(seen.served) == 5
 
 
-@pytest.mark.parametrize(("places", "waiting_max"), [(0, 1), (-1, 1), (1, -1)])
-def test_there_is_a_place_at_least(places: int, waiting_max: int) -> None:
+@pytest.mark.parametrize(
+    ("places", "waiting_max", "crowded"), [(0, 1, None), (-1, 1, None), (1, -1, None), (1, 1, 0), (1, 1, 2)]
+)
+def test_there_is_a_place_at_least(places: int, waiting_max: int, crowded: int | None) -> None:
     with pytest.raises(ValueError, match="at least one place"):
-        Admission(places, waiting_max)
+        Admission(places, waiting_max, crowded=crowded)
+
+
+@in_virtual_time
+async def test_in_a_crowd_fewer_run_and_after_it_as_many_as_before() -> None:
+    now = 0.0
+    admission = Admission(3, 100, crowded=1, target_s=5.0, few=4, interval_s=10.0, over_s=1.0, clock=lambda: now)
+    seen = Seen()
+    assert [admission.try_enter() for _ in range(4)] == [True, True, True, False]
+    first = [await queued(admission, partial(seen.call, admission, place, LONG_S)) for place in range(4)]
+    now = 10.1
+    assert admission.overloaded
+    newest = asyncio.create_task(seen.call(admission, "a", LONG_S))
+    await settle()
+    assert all(call.done() for call in first)  # they were promised more patience, and now there is none
+    for running in (2, 1):  # places that are given back, but not given on
+        admission.leave()
+        assert (admission.load.in_use, admission.load.waiting) == (running, 1)
+    assert not admission.try_enter()
+    admission.leave()
+    await settle()
+    assert seen.served == ["a"]
+    assert admission.load.in_use == 1
+    assert not admission.try_enter()
+    now = 11.2  # nobody was refused for a second
+    waiting = [await queued(admission, partial(seen.call, admission, place, LONG_S)) for place in "de"]
+    admission.leave()  # as the call that runs would
+    await settle()
+    assert seen.served[0] == "a"
+    assert sorted(map(str, seen.served[1:])) == ["d", "e"]
+    assert admission.try_enter()
+    assert admission.load.in_use == 3
+    for call in (newest, *waiting):
+        call.cancel()
+    await asyncio.gather(newest, *waiting, return_exceptions=True)
 
 
 @in_virtual_time

@@ -12,6 +12,9 @@ then, and from how many wait: sixteen callers are no flood, however slow the mac
 has been refused for `over_s`: while it lasts the queue is empty again and again, and each time it was taken for over,
 the next calls waited many times as long as the others.
 
+Then fewer may run at once, too, where that is asked for (`crowded`): calls that share processors take turns on them,
+and the fewer take turns, the sooner each is done.
+
 While as many wait as are served at once, who comes then is turned away before anything else is done for it: who it is,
 what it wants. Five times the load is four refusals for each answer, and the loop has to come by for each.
 
@@ -66,6 +69,7 @@ class Admission:
         places: int,
         waiting_max: int,
         *,
+        crowded: int | None = None,
         target_s: float = TARGET_S,
         standing_s: float = STANDING_S,
         few: int = FEW,
@@ -74,10 +78,16 @@ class Admission:
         over_s: float = OVER_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`places` calls run at once, `waiting_max` wait. Raises ValueError for less than one place."""
-        if places < 1 or waiting_max < 0:
-            raise ValueError(f"calls need at least one place, and no negative queue: {places}, {waiting_max}")
+        """`places` calls run at once, `crowded` when there are too many (None: as many), `waiting_max` wait.
+
+        Raises ValueError for less than one place, or more of them in a crowd.
+        """
+        crowded = places if crowded is None else crowded
+        if not 1 <= crowded <= places or waiting_max < 0:
+            told = f"{places}, {crowded} in a crowd, {waiting_max}"
+            raise ValueError(f"calls need at least one place, not more in a crowd, and no negative queue: {told}")
         self._places = places
+        self._crowded = crowded
         self._waiting_max = waiting_max
         self._target_s = target_s
         self._standing_s = standing_s
@@ -112,50 +122,39 @@ class Admission:
     @property
     def overloaded(self) -> bool:
         """Whether there have been more calls than places for longer than a burst takes."""
-        if self._in_use < self._places or self._standing_since is None:
-            return False
-        return self._clock() - self._standing_since > self._interval_s
+        return self._in_use >= self._crowded and self._too_many()
 
     def turns_away(self) -> bool:
         """Whether who comes now need not even ask, because as many wait as are served, and not all of them will be.
 
         Counts as a refusal, so ask only for a call that is then refused."""
-        if len(self._waiting) < self._places or not self.overloaded:
+        if len(self._waiting) < self._crowded or not self.overloaded:
             return False
         self._refuse_until(self._clock() - self._target_s)
-        if len(self._waiting) < self._places:
+        if len(self._waiting) < self._crowded:
             return False
         self._count("full")
         return True
 
     def try_enter(self) -> bool:
         """Takes a place if one is free; then `leave` gives it back."""
-        if self._in_use == self._places:
+        if self._in_use >= self._places or self.overloaded:
             return False
         self._in_use += 1
         self._admitted += 1
-        if self._in_use == self._places:
+        if self._in_use >= self._crowded and self._standing_since is not None:
             self._forget_if_over(self._clock())
         return True
 
     def leave(self) -> None:
         """Gives a place back: to who waits, or to who comes next."""
         assert self._in_use, "more calls have left than entered"
-        while self._waiting:
-            answer, waiter = self._waiting.popitem(last=self.overloaded)
-            now = self._clock()
-            if now >= waiter.until:  # its timer is late, as is everything when the loop is
-                self._refuse(answer, "late")
-            if answer.done():  # or whoever waited was cancelled just now
-                continue
-            answer.set_result(True)
-            self._admitted += 1
-            self._waited_s += now - waiter.since
-            self._longest_wait_s = max(self._longest_wait_s, now - waiter.since)
-            if now - waiter.since < self._standing_s or len(self._waiting) < self._few - 1:
-                self._forget_if_over(now)
-            return
         self._in_use -= 1
+        while self._waiting:
+            too_many = self._too_many()
+            if self._in_use >= (self._crowded if too_many else self._places):
+                return
+            self._serve(*self._waiting.popitem(last=too_many))
 
     def enter(self) -> "_Visit":
         """A place for as long as the block runs. Entering it raises Overloaded (SERVER_BUSY)."""
@@ -195,6 +194,23 @@ class Admission:
         timer = loop.call_later(patience_s, self._expire, answer)
         answer.add_done_callback(lambda _: timer.cancel())
         return answer
+
+    def _serve(self, answer: asyncio.Future[bool], waiter: _Waiter) -> None:
+        now = self._clock()
+        if now >= waiter.until:  # its timer is late, as is everything when the loop is
+            self._refuse(answer, "late")
+        if answer.done():  # or whoever waited was cancelled just now
+            return
+        answer.set_result(True)
+        self._in_use += 1
+        self._admitted += 1
+        self._waited_s += now - waiter.since
+        self._longest_wait_s = max(self._longest_wait_s, now - waiter.since)
+        if now - waiter.since < self._standing_s or len(self._waiting) < self._few - 1:
+            self._forget_if_over(now)
+
+    def _too_many(self) -> bool:
+        return self._standing_since is not None and self._clock() - self._standing_since > self._interval_s
 
     def _refuse_until(self, since: float) -> None:
         """Those who came before. They were promised more patience than there is now."""

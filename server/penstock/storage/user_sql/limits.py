@@ -1,11 +1,11 @@
 """What one statement of a user may take, as ClickHouse's settings; and which of them an error speaks of."""
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from penstock import limits
+from penstock.processors import processors
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Limit:
 LIMITS: Mapping[str, Limit] = {
     "max_execution_time": Limit(limits.SQL_SECONDS_MAX, "seconds"),
     "max_memory_usage": Limit(limits.SQL_MEMORY_BYTES_MAX, "bytes"),
-    "max_threads": Limit(min(limits.SQL_THREADS_MAX, os.cpu_count() or 1), "threads"),
+    "max_threads": Limit(min(limits.SQL_THREADS_MAX, processors()), "threads"),
     "max_rows_to_read": Limit(limits.SQL_ROWS_READ_MAX, "rows"),
     "max_bytes_to_read": Limit(limits.SQL_BYTES_READ_MAX, "bytes"),
     "max_columns_to_read": Limit(500, "columns"),
