@@ -195,5 +195,5 @@ RETENTION_DAYS_DEFAULT = 90
 DAILY_RETENTION_DAYS_DEFAULT = 730
 PURGE_INTERVAL_S = 3_600.0  # how often the server looks for removed rows whose travel time is over
 PURGE_RETRY_S = 60.0  # the same after it failed
-OPERATIONS_KEPT_MAX = 1_000
+OPERATIONS_KEPT_MAX = 1_000  # of all tenants together; one that is alone has three quarters of them under way at most
 OPERATIONS_KEPT_S = 86_400.0

@@ -13,10 +13,10 @@ from penstock.rpc.operations import Operation, Operations, Report, Work
 from tests.waiting import until
 
 
-async def end(operations: Operations, operation: Operation) -> Operation:
+async def end(operations: Operations, operation: Operation, tenant: str = "t") -> Operation:
     name = operation.name.removeprefix("operations/")
-    await until(lambda: operations.get("t", name).done)
-    return operations.get("t", name)
+    await until(lambda: operations.get(tenant, name).done)
+    return operations.get(tenant, name)
 
 
 def forever() -> Work:
@@ -83,18 +83,41 @@ async def test_nobody_sees_another_tenants_operation() -> None:
         await operations.cancel("other", name)
 
 
-async def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "OPERATIONS_KEPT_MAX", 2)
+async def test_what_is_under_way_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "OPERATIONS_KEPT_MAX", 4)
     operations = Operations()
-    done = await end(operations, operations.start("t", "", at_once))
-    running = [operations.start("t", "", forever()) for _ in range(2)]
-    with pytest.raises(NotFound):
-        operations.get("t", done.name.removeprefix("operations/"))
-    with pytest.raises(Overloaded):
+    running = [operations.start("t", "", forever()) for _ in range(3)]
+    with pytest.raises(Overloaded) as refused:
         operations.start("t", "", at_once)
+    assert refused.value.reason == "TOO_MANY_OPERATIONS"
+    others = await end(operations, operations.start("other", "", at_once), "other")
+    assert others.done
     await operations.stop()
     assert all(operation.done for operation in running)
+    await end(operations, operations.start("t", "", at_once))
+
+
+async def test_what_finished_is_kept_for_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    operations = Operations()
+    done = await end(operations, operations.start("t", "", at_once))
+    operations.start("t", "", at_once)
+    operations.get("t", done.name.removeprefix("operations/"))
     monkeypatch.setattr(limits, "OPERATIONS_KEPT_S", 0.0)
     operations.start("t", "", at_once)
     with pytest.raises(NotFound):
-        operations.get("t", running[0].name.removeprefix("operations/"))
+        operations.get("t", done.name.removeprefix("operations/"))
+    await operations.stop()
+
+
+async def test_a_tenant_that_starts_many_loses_its_own_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "OPERATIONS_KEPT_MAX", 4)
+    operations = Operations()
+    quiet = await end(operations, operations.start("quiet", "", at_once), "quiet")
+    busy = [await end(operations, operations.start("busy", "", at_once), "busy") for _ in range(6)]
+    assert operations.get("quiet", quiet.name.removeprefix("operations/")).done
+    for nth, each in enumerate(busy):
+        if nth < 3:
+            with pytest.raises(NotFound):
+                operations.get("busy", each.name.removeprefix("operations/"))
+        else:
+            assert operations.get("busy", each.name.removeprefix("operations/")).done

@@ -3,6 +3,7 @@
 import asyncio
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -16,6 +17,7 @@ from penstock import limits
 from penstock.errors import NotFound, Overloaded, PenstockError
 from penstock.rpc.status import status_of
 from penstock.storage.deadline import detached
+from penstock.storage.shares import Shares
 
 log = structlog.get_logger()
 
@@ -38,27 +40,32 @@ class _Kept:
 class Operations:
     """Starts work in the background and tells how it goes, to the tenant whose it is.
 
-    A finished operation is kept for OPERATIONS_KEPT_S; of more than OPERATIONS_KEPT_MAX those that finished first go.
+    A finished operation is kept for OPERATIONS_KEPT_S. Of more than OPERATIONS_KEPT_MAX of all tenants together one of
+    the tenant that has the most finished ones goes, the one that finished first: so none makes another's go, and none
+    keeps others from starting theirs.
     """
 
     def __init__(self) -> None:
         self._kept: dict[str, _Kept] = {}
+        self._under_way = Shares(limits.OPERATIONS_KEPT_MAX)
 
     def start(self, tenant: str, request_id: str, work: Work) -> Operation:
         """Begins `work`, which reports its progress as metadata and returns the response.
 
         The same `request_id` of the same tenant again returns the operation that it began; an empty one begins another.
-        Raises Overloaded when too many are under way.
+        Raises Overloaded when too many of the tenant's are under way.
         """
         known = self.of_request(tenant, request_id)
         if known is not None:
             return known
+        if not self._under_way.take(tenant):
+            raise Overloaded("too many operations are under way", reason="TOO_MANY_OPERATIONS", retry_after_s=10.0)
         self._make_room()
         name = uuid.uuid4().hex
         kept = _Kept(tenant, request_id, Operation(name=f"operations/{name}"))
         self._kept[name] = kept
         kept.task = detached(work(kept.operation.metadata.Pack), kept.operation.name)
-        kept.task.add_done_callback(lambda task: _finish(kept, task))
+        kept.task.add_done_callback(lambda task: self._finish(kept, task))
         return kept.operation
 
     def of_request(self, tenant: str, request_id: str) -> Operation | None:
@@ -98,26 +105,31 @@ class Operations:
 
     def _make_room(self) -> None:
         oldest = time.monotonic() - limits.OPERATIONS_KEPT_S
-        done = sorted((kept.finished, name) for name, kept in self._kept.items() if kept.finished is not None)
-        surplus = len(self._kept) + 1 - limits.OPERATIONS_KEPT_MAX
-        for nth, (finished, name) in enumerate(done):
-            if finished < oldest or nth < surplus:
-                del self._kept[name]
-        if len(self._kept) >= limits.OPERATIONS_KEPT_MAX:
-            raise Overloaded("too many operations are under way", reason="TOO_MANY_OPERATIONS", retry_after_s=10.0)
+        done = {name: kept for name, kept in self._kept.items() if kept.finished is not None}
+        for name in [name for name, kept in done.items() if kept.finished is not None and kept.finished < oldest]:
+            del self._kept[name], done[name]
+        while done and len(self._kept) >= limits.OPERATIONS_KEPT_MAX:
+            of_tenant = Counter(kept.tenant for kept in done.values())
+            first = max(done, key=lambda name: (of_tenant[done[name].tenant], -(done[name].finished or 0.0)))
+            del self._kept[first], done[first]
+
+    def _finish(self, kept: _Kept, task: asyncio.Task[Message]) -> None:
+        self._under_way.give_back(kept.tenant)
+        kept.finished = time.monotonic()
+        _tell(kept.operation, task)
 
 
-def _finish(kept: _Kept, task: asyncio.Task[Message]) -> None:
-    kept.finished = time.monotonic()
-    kept.operation.done = True
+def _tell(operation: Operation, task: asyncio.Task[Message]) -> None:
+    """How it ended."""
+    operation.done = True
     if task.cancelled():
-        kept.operation.error.CopyFrom(status_pb2.Status(code=code_pb2.CANCELLED, message="the operation was cancelled"))
+        operation.error.CopyFrom(status_pb2.Status(code=code_pb2.CANCELLED, message="the operation was cancelled"))
         return
     error = task.exception()
     if error is None:
-        kept.operation.response.Pack(task.result())
+        operation.response.Pack(task.result())
     elif isinstance(error, PenstockError):
-        kept.operation.error.CopyFrom(status_of(error))
+        operation.error.CopyFrom(status_of(error))
     else:
-        log.error("an operation failed", operation=kept.operation.name, exc_info=error)
-        kept.operation.error.CopyFrom(status_pb2.Status(code=code_pb2.INTERNAL, message="a fault in the server"))
+        log.error("an operation failed", operation=operation.name, exc_info=error)
+        operation.error.CopyFrom(status_pb2.Status(code=code_pb2.INTERNAL, message="a fault in the server"))
