@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from penstock.cache.local import ENTRY_OVERHEAD_BYTES, Asked, Entry, LocalTier
 from penstock.cache.redis import CALL_S_MAX, Redis
-from penstock.cache.results import Answer, Kind, Results, Tier
+from penstock.cache.results import RENEWED_AT_ONCE_MAX, Answer, Kind, Results, Tier
 from penstock.cache.shared import SCOPE_FIELDS_MAX
 from penstock.cache.tally import Tallies
 from tests.cache.running import KEYS, PATIENT_S, Server, flush, noticed_away, redis_server
@@ -185,6 +185,82 @@ async def test_it_is_served_no_longer_than_its_time(redis: Redis, server: Server
             clock.now += passed_s
             wall_clock.now += passed_s
             assert (await other.get(asked(), source.load)).tier is tier
+
+
+async def test_in_the_end_of_its_time_it_is_served_and_computed_anew(
+    redis: Redis, server: Server, source: Source
+) -> None:
+    clock, wall_clock = Clock(), Clock()
+    began = clock.now
+    async with (
+        Redis(server.url, call_s_max=PATIENT_S) as second,
+        Results(redis, KINDS, clock=clock, wall_clock=wall_clock) as one,
+        Results(second, KINDS, clock=clock, wall_clock=wall_clock) as other,
+    ):
+        await one.get(asked(), source.load)
+        source.value, source.go_on = b"second", asyncio.Event()
+        for age, loads in ((0.79, 1), (0.81, 2), (0.9, 2)):  # of its time; it is computed once, however many ask
+            clock.now = wall_clock.now = began + age * EXACT.ttl_s
+            answer = await one.get(asked(), source.load)
+            await until(lambda loads=loads: source.loads == loads)
+            assert (answer.value, answer.tier) == (b"first", Tier.LOCAL)
+        source.go_on.set()
+        await until(lambda: not one._renewing)
+        assert (await one.get(asked(), source.load)).value == b"second"
+        clock.now = wall_clock.now = began + 1.5 * EXACT.ttl_s
+        assert (await one.get(asked(), source.load)).tier is Tier.LOCAL
+        found = await other.get(asked(), source.load)
+        assert (found.value, found.tier) == (b"second", Tier.REDIS)
+        clock.now = wall_clock.now = began + 1.85 * EXACT.ttl_s
+        assert (await other.get(asked(), source.load)).tier is Tier.LOCAL  # the other renews, too
+        await until(lambda: source.loads == 3 and not other._renewing)
+
+
+async def test_what_cannot_be_renewed_is_served_to_its_end(source: Source) -> None:
+    clock = Clock()
+
+    async def fail() -> bytes:
+        raise RuntimeError("storage is away")
+
+    async with Redis("") as redis, Results(redis, KINDS, clock=clock) as results:
+        await results.get(asked(), source.load)
+        clock.now += 0.9 * EXACT.ttl_s
+        for _ in range(3):
+            assert (await results.get(asked(), fail)).value == b"first"
+            await until(lambda: not results._renewing)
+        clock.now += 0.1 * EXACT.ttl_s
+        with pytest.raises(RuntimeError, match="storage is away"):
+            await results.get(asked(), fail)
+
+
+async def test_what_is_invalidated_while_it_is_renewed_is_not_kept(source: Source) -> None:
+    clock = Clock()
+    async with Redis("") as redis, Results(redis, KINDS, clock=clock) as results:
+        await results.get(asked(), source.load)
+        clock.now += 0.9 * EXACT.ttl_s
+        source.value, source.go_on = b"of before", asyncio.Event()
+        source.begun.clear()
+        await results.get(asked(), source.load)
+        await source.begun.wait()
+        await results.invalidate("t", EXACT.name, "user")
+        source.go_on.set()
+        await until(lambda: not results._renewing)
+        source.value = b"of after"
+        assert (await results.get(asked(), source.load)).value == b"of after"
+
+
+async def test_few_are_renewed_at_once_and_none_after_the_end(source: Source) -> None:
+    clock = Clock()
+    async with Redis("") as redis, Results(redis, KINDS, clock=clock) as results:
+        keys = [bytes([number]) for number in range(5)]
+        for key in keys:
+            await results.get(asked(key=key), source.load)
+        clock.now += 0.9 * EXACT.ttl_s
+        source.go_on = asyncio.Event()
+        for key in keys:
+            assert (await results.get(asked(key=key), source.load)).tier is Tier.LOCAL
+        await until(lambda: source.loads == len(keys) + RENEWED_AT_ONCE_MAX)
+    assert source.cancelled == RENEWED_AT_ONCE_MAX
 
 
 async def test_invalidated_it_is_gone_from_both_tiers_on_both_servers(

@@ -5,7 +5,9 @@ Promises, whatever Redis and other servers do:
 * when `invalidate` returns, this server serves nothing of before, not even a computation that was under way;
 * another server on the same Redis serves nothing of before either, at once for kinds with `trust_s` 0 and `trust_s`
   later for others; where this server cannot reach Redis then, as soon as it can again;
-* of one answer one computation runs at a time on a server, however many ask.
+* of one answer one computation runs at a time on a server, however many ask;
+* one that is asked for in the last STALE_SHARE of its time is computed anew in the background, and served meanwhile:
+  nobody who asks often waits for an answer because its time is over.
 
 With a Redis that other servers use, an answer in this process is served only after Redis said that it has not been
 invalidated (a round trip, but not the answer's bytes), or within `trust_s` of it; and not at all while Redis is away. A
@@ -21,12 +23,17 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias
 from weakref import WeakValueDictionary
 
+import structlog
+
 from penstock.cache.flights import Flights
 from penstock.cache.local import Asked, Entry, LocalTier, ScopeKey
 from penstock.cache.redis import ABSENT, Redis
 from penstock.cache.shared import SharedTier
 from penstock.cache.tally import KindStats, Tallies, Tally
 from penstock.observation import note_cache, stage
+from penstock.storage.deadline import detached
+
+log = structlog.get_logger()
 
 Load: TypeAlias = Callable[[], Coroutine[Any, Any, bytes]]
 Scope: TypeAlias = tuple[str, str, str | None]  # tenant, kind, scope; None: all scopes of the kind
@@ -34,6 +41,8 @@ Scope: TypeAlias = tuple[str, str, str | None]  # tenant, kind, scope; None: all
 ENTRIES_MAX = 10_000
 BYTES_MAX = 64 * 1024 * 1024
 UNSENT_MAX = 10_000  # invalidations that Redis has not heard of; past it whole kinds are invalidated instead of users
+STALE_SHARE = 0.2  # of an answer's time, at the end of it
+RENEWED_AT_ONCE_MAX = 2  # they are computed beside the calls; what finds no place waits for its next caller
 RESEND_S = 0.5  # how often they are sent again when nothing says that Redis is back
 
 
@@ -109,6 +118,7 @@ class Results:
         self._unsent: dict[Scope, object] = {}  # invalidations under way to Redis: it is not believed about them
         self._recovered = asyncio.Event()
         self._resending: asyncio.Task[None] | None = None
+        self._renewing: dict[Asked, asyncio.Task[None]] = {}
         self._started = clock()
         redis.on_recovered(self._recovered.set)
 
@@ -120,9 +130,11 @@ class Results:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Ends what runs in the background."""
-        if self._resending is not None:
-            self._resending.cancel()
-            await asyncio.wait({self._resending})
+        running = {*self._renewing.values(), *({self._resending} if self._resending is not None else ())}
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
 
     async def get(self, asked: Asked, load: Load) -> Answer:
         """The answer that is kept, else what `load` computes, which is then kept.
@@ -136,12 +148,15 @@ class Results:
         if entry is not None and self._is_trusted(entry, kind):
             tally.got(Tier.LOCAL.value, time.perf_counter() - began)
             note_cache(hit=True)
+            self._renew_if_stale(asked, kind, entry, load)
             return Answer(entry.value, Tier.LOCAL)
         era = self._eras.setdefault(asked.scope_key, _Era())
         token, kept = await self._look(asked, kind, era, entry)
         tally.got(kept.tier.value if kept is not None else Tier.LOADED.value, time.perf_counter() - began)
         note_cache(hit=kept is not None)
         if kept is not None:
+            if (entry := self._local.get(asked)) is not None:
+                self._renew_if_stale(asked, kind, entry, load)
             return kept
         with stage("compute"):
             value = await self._flights.join((asked, token, era), lambda: self._load(asked, kind, era, token, load))
@@ -220,6 +235,24 @@ class Results:
             self._local.put(asked, Entry(value, kept_at + kind.ttl_s, token, verified))
         self.tallies.of(asked.tenant, asked.kind).set(time.perf_counter() - began)
         return value
+
+    def _renew_if_stale(self, asked: Asked, kind: Kind, entry: Entry, load: Load) -> None:
+        if (
+            entry.expires - self._clock() > STALE_SHARE * kind.ttl_s
+            or asked in self._renewing
+            or len(self._renewing) >= RENEWED_AT_ONCE_MAX
+        ):
+            return
+        self._renewing[asked] = detached(self._renew(asked, kind, entry.token, load), "cache-renew")
+
+    async def _renew(self, asked: Asked, kind: Kind, token: bytes, load: Load) -> None:
+        era = self._eras.setdefault(asked.scope_key, _Era())
+        try:
+            await self._flights.join((asked, token, era), lambda: self._load(asked, kind, era, token, load))
+        except Exception as error:  # the answer is served until its time is over; who asks then is told
+            log.debug("an answer was not renewed", kind=asked.kind, tenant=asked.tenant, error=str(error))
+        finally:
+            del self._renewing[asked]
 
     async def _send(self, what: Scope) -> bool:
         if len(self._unsent) >= UNSENT_MAX and what not in self._unsent:
