@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import pyarrow as pa
 import structlog
 
 from penstock import limits
@@ -22,7 +23,7 @@ log = structlog.get_logger()
 
 # Of the products whose id is behind `after`, in steps, so that no statement makes more rows than it should.
 _LOAD = """
-SELECT product_id, commit, base64Encode(message) AS message
+SELECT product_id, commit, message
 FROM
 (
     SELECT product_id, commit, deleted, message
@@ -162,15 +163,16 @@ class Catalogue:
         products: dict[str, Stored] = {}
         after = ""
         while True:
-            rows = await self._engine.rows(
-                _LOAD, {"tenant": tenant, "head": head, "after": after, "limit": limits.PRODUCTS_LOADED_ROWS}
+            table = await self._engine.arrow(
+                _LOAD,
+                {"tenant": tenant, "head": head, "after": after, "limit": limits.PRODUCTS_LOADED_ROWS},
+                texts=False,
             )
-            for row in rows:
-                if row["message"]:  # of a tombstone it is empty
-                    products[row["product_id"]] = Stored(b64decode(row["message"]), row["commit"])
-            if len(rows) < limits.PRODUCTS_LOADED_ROWS:
+            found = await asyncio.to_thread(_stored, table)
+            products.update((product_id, stored) for product_id, stored in found if stored.message)
+            if len(found) < limits.PRODUCTS_LOADED_ROWS:
                 break
-            after = rows[-1]["product_id"]
+            after = found[-1][0]
         loaded = TenantProducts(tenant, products, head, epoch)
         # What was committed while this was read.
         await self._catch_up(loaded)
@@ -205,3 +207,12 @@ class Catalogue:
                     except Exception:
                         log.exception("products could not be followed", tenant=products.tenant)
             await self._log.wait_beyond(head, limits.FOLLOW_INTERVAL_S * 4)
+
+
+def _stored(table: pa.Table) -> list[tuple[str, Stored]]:
+    """The products in rows of _LOAD; the message of a tombstone is empty."""
+    ids, commits, messages = (table.column(name).to_pylist() for name in ("product_id", "commit", "message"))
+    return [
+        (product_id.decode(), Stored(message, commit))
+        for product_id, commit, message in zip(ids, commits, messages, strict=True)
+    ]

@@ -20,6 +20,8 @@ from penstock.search.stored_vectors import StoredVectors
 
 log = structlog.get_logger()
 
+LOADING_RETRY_S = 0.2
+
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
@@ -114,7 +116,7 @@ class HostedIndex:
         """What searches see now. Raises Unavailable (INDEX_LOADING)."""
         serving = self._serving
         if serving is None or not serving.ready:
-            raise Unavailable("the index is being read", reason="INDEX_LOADING", retry_after_s=1.0)
+            raise loading()
         # The flag first: it is lowered before a version that is not whole is published, and raised behind one that is.
         whole = serving.whole
         return View(serving.index.version, serving.encoder, self._products, whole)
@@ -128,7 +130,7 @@ class HostedIndex:
         """How it is. Raises Unavailable before it is opened."""
         serving = self._serving
         if serving is None:
-            raise Unavailable("the index is being read", reason="INDEX_LOADING", retry_after_s=1.0)
+            raise loading()
         version = serving.index.version
         return State(
             loading=not serving.ready,
@@ -177,3 +179,8 @@ class HostedIndex:
         log.info("products are encoded anew, and found so", tenant=self._products.tenant, encoder=coming.encoder.name)
         await old.close(save=False)
         await asyncio.to_thread(shutil.rmtree, self._folder / old.encoder.name, ignore_errors=True)
+
+
+def loading() -> Unavailable:
+    """What is told while an index comes from disk, which takes half a second for 100,000 products."""
+    return Unavailable("the index is being read", reason="INDEX_LOADING", retry_after_s=LOADING_RETRY_S)

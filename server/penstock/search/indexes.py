@@ -11,7 +11,7 @@ import structlog
 from penstock import limits
 from penstock.catalog.products import Catalogue
 from penstock.errors import PenstockError, Unavailable
-from penstock.search.hosted import Encoding, HostedIndex
+from penstock.search.hosted import Encoding, HostedIndex, loading
 
 log = structlog.get_logger()
 
@@ -59,7 +59,7 @@ class Indexes:
         await asyncio.wait({opening}, timeout=0.5)
         hosted = self._hosted.get(tenant)
         if hosted is None:
-            raise Unavailable("the index is being read", reason="INDEX_LOADING", retry_after_s=1.0)
+            raise loading()
         return hosted
 
     def content(self, tenant: str) -> str | None:

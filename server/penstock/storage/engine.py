@@ -78,9 +78,17 @@ class Engine(Protocol):
         ...
 
     async def arrow(
-        self, sql: str, parameters: Parameters | None = None, *, lane: Lane = ..., timeout_s: float | None = ...
+        self,
+        sql: str,
+        parameters: Parameters | None = None,
+        *,
+        lane: Lane = ...,
+        timeout_s: float | None = ...,
+        texts: bool = ...,
     ) -> pa.Table:
-        """The rows of a SELECT as columns: for many rows, where `rows` makes an object of each value."""
+        """The rows of a SELECT as columns: for many rows, where `rows` makes an object of each value.
+
+        Without `texts`, strings are bytes, of any kind."""
         ...
 
     async def execute(
@@ -172,9 +180,10 @@ class ClickHouseEngine:
         *,
         lane: Lane = Lane.READ,
         timeout_s: float | None = None,
+        texts: bool = True,
     ) -> pa.Table:
         def work(client: Client) -> pa.Table:
-            return client.query_arrow(sql, parameters=dict(parameters or {}), use_strings=True)
+            return client.query_arrow(sql, parameters=dict(parameters or {}), use_strings=texts)
 
         return await self._run(sql, lane, work, timeout_s)
 

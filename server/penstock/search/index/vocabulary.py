@@ -24,13 +24,13 @@ class Vocabulary:
     """Terms, numbered as they came. One thread adds; any may read."""
 
     def __init__(self, terms: Iterable[str] = ()) -> None:
-        self.terms: list[str] = []
-        self._number: dict[str, int] = {}
+        self.terms: list[str] = list(dict.fromkeys(terms))
+        self._number: dict[str, int] = {term: number for number, term in enumerate(self.terms)}
         self._by_length: dict[int, list[str]] = {}
         self._sorting = threading.Lock()
         self._sorted: tuple[int, list[str]] = (0, [])
-        for term in terms:
-            self.add(term)
+        for term in self.terms:
+            self._note_length(term)
 
     def __len__(self) -> int:
         return len(self.terms)
@@ -45,8 +45,7 @@ class Vocabulary:
         if number is None:
             number = self._number[term] = len(self.terms)
             self.terms.append(term)
-            if not term.startswith(CODE_MARK):
-                self._by_length.setdefault(len(term), []).append(term)
+            self._note_length(term)
         return number
 
     def near(self, word: str, frequency: Ints) -> list[tuple[int, int]]:
@@ -75,6 +74,10 @@ class Vocabulary:
             BEGINNING_TERMS_MAX, self._there(found, frequency), key=lambda each: self._place(each, frequency)
         )
         return [number for number, _ in best]
+
+    def _note_length(self, term: str) -> None:
+        if not term.startswith(CODE_MARK):
+            self._by_length.setdefault(len(term), []).append(term)
 
     def _there(self, found: list[tuple[int, int]], frequency: Ints) -> list[tuple[int, int]]:
         return [each for each in found if each[0] < len(frequency) and frequency[each[0]]]
