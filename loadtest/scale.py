@@ -1,6 +1,6 @@
 """How long things are measured."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,5 +18,6 @@ class Scale:
 
 FULL = Scale(seconds=3.0, rounds=3, warm_up_s=1.5, steady_s=25.0)
 QUICK = Scale(seconds=0.5, rounds=1, warm_up_s=0.2, steady_s=3.0, events=100_000, products=5_000)
+FLOOD = replace(FULL, steady_s=60.0)
 LONG = Scale(seconds=60.0, rounds=1, warm_up_s=0.0, steady_s=60.0)
 QUICK_LONG = Scale(seconds=5.0, rounds=1, warm_up_s=0.0, steady_s=5.0, share=0.05)

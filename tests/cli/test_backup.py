@@ -127,7 +127,7 @@ def test_an_empty_folder_has_nothing_to_back_up(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-URL = ("--clickhouse-url", "http://user:hunter2@127.0.0.1:9/shop")
+URL = ("--clickhouse-url", "http://user@127.0.0.1:9/shop")
 
 
 @pytest.mark.parametrize(
@@ -147,6 +147,12 @@ URL = ("--clickhouse-url", "http://user:hunter2@127.0.0.1:9/shop")
 def test_what_cannot_be_meant_is_explained(arguments: tuple[str, ...], told: str) -> None:
     shown = ran(*arguments, exit_code=2).stderr
     assert told in " ".join(shown.replace("│", " ").split())
+
+
+def test_the_password_of_a_url_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_CLICKHOUSE_URL", "http://user:hunter2@127.0.0.1:9/shop")
+    shown = ran("backup", "--to", "File('x')", exit_code=1).stderr
+    assert "does not answer" in shown
     assert "hunter2" not in shown
 
 

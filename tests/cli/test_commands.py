@@ -73,12 +73,23 @@ def test_a_public_address_is_refused_before_anything_starts(tmp_path: Path, monk
 
 def test_a_wrong_setting_is_named_as_it_was_given_and_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--currency" in CliRunner().invoke(app, ["serve", "--currency", "pounds"]).stderr
-    shown = CliRunner().invoke(app, ["serve", "--clickhouse-url", "postgres://admin:hunter2@db/x"])
+    assert "--clickhouse-url" in CliRunner().invoke(app, ["serve", "--clickhouse-url", "postgres://db/x"]).stderr
+    monkeypatch.setenv("PENSTOCK_CLICKHOUSE_URL", "postgres://admin:hunter2@db/x")
+    shown = CliRunner().invoke(app, ["serve"])
     assert shown.exit_code == 1
-    assert "--clickhouse-url" in shown.stderr
+    assert "PENSTOCK_CLICKHOUSE_URL" in shown.stderr
     assert "hunter2" not in shown.stderr
+    monkeypatch.delenv("PENSTOCK_CLICKHOUSE_URL")
     monkeypatch.setenv("PENSTOCK_DRAIN_S", "soon")
     assert "PENSTOCK_DRAIN_S" in CliRunner().invoke(app, ["serve"]).stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "up", "doctor"])
+def test_a_password_is_not_taken_from_the_command_line(command: str) -> None:
+    shown = CliRunner().invoke(app, [command, "--clickhouse-url", "http://admin:hunter2@127.0.0.1:9/x"])
+    assert shown.exit_code == 1
+    assert "PENSTOCK_SECRETS_DIR" in shown.stderr
+    assert "hunter2" not in shown.stderr
 
 
 def test_the_doctor_finds_a_sound_machine_sound(tmp_path: Path) -> None:
@@ -108,10 +119,10 @@ def test_the_doctor_names_what_is_wrong(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("COLUMNS", "300")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
+        monkeypatch.setenv("PENSTOCK_CLICKHOUSE_URL", f"http://admin:hunter2@127.0.0.1:{port[:-1]}1/x")
         shown = CliRunner().invoke(
             app,
-            ["doctor", "--data-dir", str(tmp_path / "file" / "data"), "--grpc-port", port, "--http-port", "0",
-             "--clickhouse-url", f"http://admin:hunter2@127.0.0.1:{port[:-1]}1/x"],
+            ["doctor", "--data-dir", str(tmp_path / "file" / "data"), "--grpc-port", port, "--http-port", "0"],
         )  # fmt: skip
     assert shown.exit_code == 1
     assert f"port {port} for gRPC is taken" in shown.output

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import structlog
 import typer
@@ -87,6 +88,11 @@ def settings_of(**given: object) -> Settings:
     Ends the command when one is wrong, naming it as it was given and not quoting it: it may be a password.
     """
     overrides: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if urlsplit(overrides.get("clickhouse_url", "")).password:
+        fail(
+            "--clickhouse-url: a password on a command line is seen by everybody on the machine; give the URL in "
+            "PENSTOCK_CLICKHOUSE_URL, or in a file of that name in the folder PENSTOCK_SECRETS_DIR"
+        )
     try:
         return Settings(**overrides)
     except ValidationError as error:
