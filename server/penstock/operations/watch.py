@@ -56,7 +56,7 @@ class CallWatch:
             self.rate_limited += 1
         elif outcome.status == UNAUTHENTICATED:
             self.auth_failures[outcome.reason] += 1
-        if not stream:
+        if not stream and call.tenant:  # where it is not known who called, it is in nobody's report
             self._performance.record(call.tenant, call.method, seconds, outcome.status, seen.cache)
             self._slow_calls.record(call.tenant, call.method, seconds, outcome.reason, call.request_id, seen)
             kind = KEPT_ANSWERS.get(call.method.rpartition("/")[0].rpartition(".")[2])

@@ -32,7 +32,7 @@ from penstock.access.v1 import access_pb2
 from penstock.observation import Observation
 from penstock.rpc.address import client_address
 from penstock.rpc.admission import Admission, busy
-from penstock.rpc.call import Call
+from penstock.rpc.call import Call, reply_headers
 from penstock.rpc.entry import Entry
 from penstock.rpc.needs import needs_of
 from penstock.rpc.opening import opening
@@ -181,13 +181,7 @@ class Edge:
 
     async def _answer(self, call: Call, seen: Observation) -> None:
         """Sends what goes along with an answer."""
-        took_ms = (time.perf_counter() - call.started) * 1e3
-        metadata = (
-            ("x-request-id", call.request_id),
-            ("x-process-time", f"{took_ms:.2f}ms"),
-            ("x-cache-hit", "true" if seen.cache else "false"),
-            *call.headers,
-        )
+        metadata = reply_headers(call, cached=bool(seen.cache))
         if "x-forwarded-for" in call.metadata:  # to REST they must be headers, which are a message of their own
             await call.context.send_initial_metadata(metadata)
         else:
@@ -251,10 +245,10 @@ class Edge:
                 pass
             case Exception():
                 self._log.error("call failed", **fields, exc_info=error)
-                await abort(call.context, fault(call.request_id), [("x-request-id", call.request_id)])
+                await abort(call.context, fault(call.request_id), [*reply_headers(call)])
 
     async def _abort(self, call: Call, error: errors.PenstockError) -> None:
-        metadata = [("x-request-id", call.request_id), *call.headers, *retry_after(error)]
+        metadata = [*reply_headers(call), *retry_after(error)]
         if isinstance(error, errors.Unauthenticated):
             metadata.append(("www-authenticate", 'Bearer realm="penstock"'))
         await abort(call.context, status_of(error), metadata)

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from penstock.rpc.principal import ANONYMOUS, Principal
+from penstock.errors import PenstockError
+from penstock.rpc.principal import NOBODY, Principal
 
 
 @dataclass(slots=True)
@@ -18,7 +19,8 @@ class Call:
     user_agent: str
     context: grpc.aio.ServicerContext
     metadata: dict[str, str]  # as received; of repeated keys the last
-    principal: Principal = ANONYMOUS  # until the edge has found out who it is
+    principal: Principal = NOBODY  # until the edge has found out who it is
+    refusal: PenstockError | None = None  # why it may not be made, once that is known
     headers: tuple[tuple[str, str], ...] = ()  # to be sent along with the answer, or with what ends the call
     span: object = None  # of its trace, for whoever watches calls
     started: float = field(default_factory=time.perf_counter)
@@ -27,3 +29,15 @@ class Call:
     def tenant(self) -> str:
         """Whose data it is about: what the credential says, and nothing else."""
         return self.principal.tenant
+
+
+def reply_headers(call: Call, *, cached: bool = False) -> tuple[tuple[str, str], ...]:
+    """What goes along with every reply: its request's id, the time it took so far, whether a cache had it, and more
+    where the call has more to tell."""
+    took_ms = (time.perf_counter() - call.started) * 1e3
+    return (
+        ("x-request-id", call.request_id),
+        ("x-process-time", f"{took_ms:.2f}ms"),
+        ("x-cache-hit", "true" if cached else "false"),
+        *call.headers,
+    )

@@ -27,17 +27,19 @@ class Entry:
     def now(self, call: Call, needs: access_pb2.Needs) -> bool:
         """Lets the call in, if that takes no waiting; False: `wait` must decide. Raises Unauthenticated,
         PermissionDenied, Overloaded (RATE_LIMITED)."""
-        caller = self._access.principal(call.metadata)
-        self._known(call, caller, needs.role)
-        taken = self._rates.charge_now(caller, call.client_address, needs.cost)
+        try:
+            self._known(call, self._access.principal(call.metadata), needs.role)
+        except errors.PenstockError as refusal:
+            call.refusal = refusal
+        taken = self._rates.charge_now(*_price(call, needs))
         if taken is None:
             return False
         self._charged(call, taken)
         return True
 
     async def wait(self, call: Call, needs: access_pb2.Needs) -> None:
-        """Lets a call in whose caller is known already. Raises Overloaded (RATE_LIMITED)."""
-        self._charged(call, await self._rates.charge(call.principal, call.client_address, needs.cost))
+        """Lets a call in whose caller is known already. Raises as `now`."""
+        self._charged(call, await self._rates.charge(*_price(call, needs)))
 
     @asynccontextmanager
     async def holding(self, call: Call) -> AsyncIterator["Holding"]:
@@ -57,21 +59,27 @@ class Entry:
             raise
 
     def _known(self, call: Call, caller: Principal, role: int) -> None:
-        call.principal = caller
-        structlog.contextvars.bind_contextvars(tenant=caller.tenant)
-        if role in caller.allowed:
-            return
-        if caller.kind is Kind.ANONYMOUS:
+        if caller.kind is Kind.ANONYMOUS and role not in caller.allowed:
             raise errors.Unauthenticated(
                 f"{call.method.rpartition('/')[2]} needs a credential: send `authorization: Bearer` with an API key or "
                 "an access token",
                 reason="CREDENTIAL_MISSING",
             )
+        call.principal = caller
+        structlog.contextvars.bind_contextvars(tenant=caller.tenant)
         caller.require(role, call.method)
 
     def _charged(self, call: Call, taken: Taken) -> None:
         call.headers = headers(taken)
         self._rates.check(taken, call.principal)
+        if call.refusal is not None:
+            raise call.refusal
+
+
+def _price(call: Call, needs: access_pb2.Needs) -> tuple[Principal, str, int]:
+    """Who pays for a call, and what. A refusal is paid for, too, where it is of something free as well: who tries
+    credentials must not be able to try many."""
+    return call.principal, call.client_address, needs.cost if call.refusal is None else access_pb2.COST_CLASS_READ
 
 
 class Holding:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from penstock.rpc.call import Call
+from penstock.rpc.call import Call, reply_headers
 
 OPENING_S = 0.25
 
@@ -21,9 +21,7 @@ class Opening:
         """Sends it, unless it was."""
         async with self._lock:
             if not self.done:
-                await self._call.context.send_initial_metadata(
-                    (("x-request-id", self._call.request_id), *self._call.headers)
-                )
+                await self._call.context.send_initial_metadata(reply_headers(self._call))
                 self.done = True
 
     async def send_later(self) -> None:

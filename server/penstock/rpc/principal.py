@@ -92,3 +92,5 @@ def names_of(roles: Iterable[int]) -> list[str]:
 # Whoever reaches a server that requires nothing, and whoever brings no credential to one that does.
 OPEN = principal(Kind.OPEN, DEFAULT_TENANT, "", [access_pb2.ROLE_ADMIN])
 ANONYMOUS = principal(Kind.ANONYMOUS, DEFAULT_TENANT, "", [])
+# Before it is known who calls, and for good where a credential does not hold: of no tenant.
+NOBODY = principal(Kind.ANONYMOUS, "", "", [])

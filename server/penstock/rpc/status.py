@@ -84,7 +84,12 @@ class Refusal:
         status = status_of(error)
         self._code = _BY_NUMBER[status.code]
         self._message = status.message
-        self._metadata = (*retry_after(error), (DETAILS, status.SerializeToString()))
+        self._metadata = (
+            ("x-process-time", "0.00ms"),
+            ("x-cache-hit", "false"),
+            *retry_after(error),
+            (DETAILS, status.SerializeToString()),
+        )
 
     async def tell(self, context: grpc.aio.ServicerContext, request_id: str) -> None:
         """Ends the call with it; never returns."""
