@@ -9,7 +9,14 @@ import structlog
 from argon2 import PasswordHasher
 
 from penstock.accounts.accounts import Accounts, console
-from penstock.accounts.bounds import ATTEMPTS_PER_ADDRESS_MAX, ATTEMPTS_PER_NAME_MAX, KEY_USE_WRITTEN_S
+from penstock.accounts.bounds import (
+    ATTEMPTS_PER_ADDRESS_MAX,
+    ATTEMPTS_PER_NAME_MAX,
+    KEY_USE_WRITTEN_S,
+    USERS_MAX,
+    USERS_PER_TENANT_MAX,
+)
+from penstock.accounts.model import Identity
 from penstock.accounts.passwords import Passwords
 from penstock.accounts.signing import SigningKeys
 from penstock.accounts.store import AccountStore
@@ -409,13 +416,37 @@ async def test_only_so_many_credentials_are_known(
 
 
 async def test_bounds_of_users_and_keys(accounts: Accounts, admin: Principal, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, bound in (("users", "USERS_MAX"), ("keys", "KEYS_PER_TENANT_MAX")):
+    for module, bound in (("users", "USERS_PER_TENANT_MAX"), ("keys", "KEYS_PER_TENANT_MAX")):
         monkeypatch.setattr(f"penstock.accounts.stored_{module}.{bound}", 1)
     await accounts.create_user(admin, "ann", PASSWORD, [VIEWER])
     assert await reason(accounts.create_user(admin, "bob", PASSWORD, [VIEWER]), Overloaded) == "TOO_MANY_USERS"
     await accounts.create_key(admin, "one", [VIEWER])
     assert await reason(accounts.create_key(admin, "two", [VIEWER]), Overloaded) == "TOO_MANY_KEYS"
     await accounts.create_key(console("other"), "one", [VIEWER])
+
+
+async def test_a_tenant_does_not_keep_others_from_adding_users(
+    accounts: Accounts, server: Callable[[], Accounts], admin: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert USERS_PER_TENANT_MAX <= USERS_MAX // 4
+    monkeypatch.setattr("penstock.accounts.stored_users.USERS_PER_TENANT_MAX", 2)
+    monkeypatch.setattr("penstock.accounts.stored_users.USERS_MAX", 3)
+    elsewhere, other = server(), console("other")
+    await elsewhere.open()
+    for name in ("ann", "bob"):
+        await accounts.create_user(admin, name, "", [VIEWER])
+    await accounts.update_user(admin, "bob", disabled=True)
+    newcomer = Identity("cleo@acme.example", "subject", "acme", frozenset([VIEWER]))
+    for each in (accounts, elsewhere):
+        with pytest.raises(Overloaded, match="2 users of a tenant are the most, disabled ones among them") as raised:
+            await each.create_user(admin, "cleo", "", [VIEWER])
+        assert raised.value.reason == "TOO_MANY_USERS"
+        assert await reason(each.sign_in_as(newcomer), Overloaded) == "TOO_MANY_USERS"
+    await accounts.create_user(other, "dora", "", [VIEWER])
+    with pytest.raises(Overloaded, match="3 users of all tenants are the most"):
+        await accounts.create_user(other, "emil", "", [VIEWER])
+    await accounts.delete_user(admin, "bob")
+    assert await accounts.create_user(admin, "cleo", "", [VIEWER])
 
 
 async def test_as_a_server_opens_them(database: ClickHouseEngine, settings: Settings, admin: Principal) -> None:

@@ -155,7 +155,8 @@ class Accounts:
     ) -> User:
         """A new user of the caller's tenant; without a password it signs in through the OpenID provider alone.
 
-        Raises InvalidInput, PermissionDenied (ROLE_MISSING), AlreadyStored (USER_EXISTS), Overloaded, Unavailable.
+        Raises InvalidInput, PermissionDenied (ROLE_MISSING), AlreadyStored (USER_EXISTS), Overloaded (TOO_MANY_USERS,
+        TOO_MANY_SIGN_INS), Unavailable, TimedOut.
         """
         tenant, name, given = tenant_name(by.tenant), user_name(name), _allowed_roles(by, roles)
         if len(email) > EMAIL_CHARS_MAX or not email.isprintable():

@@ -1,6 +1,9 @@
 """The bounds of accounts, each with its unit in its name and its why beside it."""
 
 # --- what is kept in memory ----------------------------------------
+# Fixed, where queues have `Shares`: users stay, so room that was given away would not come back, and a bound that moved
+# with the others' users would tell a tenant how many they are.
+USERS_PER_TENANT_MAX = 5_000
 USERS_MAX = 20_000  # of all tenants; all are in memory, some 1 kB each
 KEYS_MAX = 50_000  # likewise
 KEYS_PER_TENANT_MAX = 1_000  # one tenant shall not take what all share

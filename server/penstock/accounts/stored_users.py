@@ -8,7 +8,7 @@ from typing import Any, TypedDict, Unpack
 
 import pyarrow as pa
 
-from penstock.accounts.bounds import LEEWAY_S, USERS_MAX
+from penstock.accounts.bounds import LEEWAY_S, USERS_MAX, USERS_PER_TENANT_MAX
 from penstock.accounts.changes import Changes, finished
 from penstock.accounts.model import User, roles_of, roles_text
 from penstock.errors import AlreadyStored, NotFound, Overloaded
@@ -102,8 +102,17 @@ class StoredUsers:
             await self._read()
             if user.name in self._users:
                 raise user_exists()
+            if sum(each.tenant == user.tenant for each in self._users.values()) >= USERS_PER_TENANT_MAX:
+                raise Overloaded(
+                    f"{USERS_PER_TENANT_MAX} users of a tenant are the most, disabled ones among them: give programs "
+                    "API keys instead of users, or ask whoever runs the server for another tenant",
+                    reason="TOO_MANY_USERS",
+                )
             if len(self._users) >= USERS_MAX:
-                raise Overloaded(f"{USERS_MAX} users are the most", reason="TOO_MANY_USERS")
+                raise Overloaded(
+                    f"{USERS_MAX} users of all tenants are the most: tell whoever runs the server",
+                    reason="TOO_MANY_USERS",
+                )
             user = replace(user, changed=self._now())
             whole: UserChange = {
                 "password_hash": user.password_hash,
