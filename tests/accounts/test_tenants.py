@@ -17,6 +17,8 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 from google.protobuf.message import Message
 
 from penstock import SyncClient, event, product
+from penstock.events.v1 import events_service_pb2 as events
+from penstock.events.v1 import events_service_pb2_grpc as events_stubs
 from penstock.queries.views import VIEWS
 from tests.accounts.calling import called
 from tests.accounts.people import people
@@ -26,6 +28,7 @@ from tests.process import ServerProcess
 OWNER, STRANGER = "owner", "stranger"
 NEWCOMER = "newcomer"  # who asks for nothing in particular, so that nothing of its own is found either
 NAME = "known_to_all"  # that things of the owner are called, and the stranger knows it
+TAIL_S_MAX = 30.0
 SECRET = "xylotheque"  # what is in them
 SECONDS = 0.5  # of a call that lasts as long as its client likes
 FOUND_BY_OWNER = {
@@ -157,6 +160,11 @@ def _collect_tokens(tenants: Tenants) -> None:
                 continue
             if token:
                 tenants.names["page_token"].append(token)
+        tail = events_stubs.EventServiceStub(channel).TailEvents(
+            events.TailEventsRequest(), metadata=(("x-api-key", tenants.keys[OWNER]),), timeout=TAIL_S_MAX
+        )
+        tenants.names["resume_token"].append(next(tail).resume_token)
+        tail.cancel()
 
 
 def asked(tenants: Tenants, method: MethodDescriptor) -> list[Message]:
@@ -190,7 +198,15 @@ def test_every_attempt_leaves_a_line(tenants: Tenants) -> None:
     """Who asked for what another tenant has is in the log, by tenant and key."""
     key_id = tenants.keys[STRANGER].split("_")[1]
     lines = [line for line in tenants.server.log.splitlines() if "call refused" in line and STRANGER in line]
-    for reason in ("OPERATION_NOT_FOUND", "PRODUCT_NOT_FOUND", "KPI_NOT_FOUND", "API_KEY_NOT_FOUND", "USER_NOT_FOUND"):
+    for reason in (
+        "OPERATION_NOT_FOUND",
+        "PRODUCT_NOT_FOUND",
+        "KPI_NOT_FOUND",
+        "API_KEY_NOT_FOUND",
+        "USER_NOT_FOUND",
+        "INVALID_PAGE_TOKEN",
+        "INVALID_RESUME_TOKEN",
+    ):
         assert any(reason in line and key_id in line for line in lines), reason
     assert SECRET not in "".join(lines)
     assert not any(key in tenants.server.log for key in tenants.keys.values())

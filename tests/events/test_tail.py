@@ -28,7 +28,7 @@ async def add(commit_log: CommitLog, operation: str = "append", **detail: str) -
 
 async def test_a_token_outlives_another_tenant_s_cleanup(tails: Tails, commit_log: CommitLog) -> None:
     await add(commit_log)
-    token = Position(commit_log.head).token()
+    token = Position(commit_log.head).token("ours")
     await add(commit_log, "cleanup", tenant="theirs")
     following = tails.follow("ours", EVERYTHING, token, 1.0)
     assert (await anext(following))[0] is None

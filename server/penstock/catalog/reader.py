@@ -106,7 +106,7 @@ class ProductReader:
         after = ""
         if page_token:
             wrong = invalid_field("page_token", "is not one that this method gave", reason="INVALID_PAGE_TOKEN")
-            first, then = values_of("products", page_token, (int, str), wrong)
+            first, then = values_of(tenant, "products", page_token, (int, str), wrong)
             version, after = int(first), str(then)
         # A catalogue that was never written has no version yet.
         seen: Version = await self._log.as_of(commit=version, tenant=tenant) if version else self._log.version
@@ -119,7 +119,7 @@ class ProductReader:
         more = len(rows) > size
         return Page(
             [Product.FromString(b64decode(row["message"])) for row in rows[:size]],
-            token("products", [seen.commit, rows[size - 1]["product_id"]]) if more else "",
+            token(tenant, "products", [seen.commit, rows[size - 1]["product_id"]]) if more else "",
             int(total[0]["n"]),
             seen.commit,
         )

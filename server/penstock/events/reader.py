@@ -81,7 +81,7 @@ class EventReader:
         last: list[int | str] = [commit + 1, "", -1]
         if page_token:
             wrong = invalid_field("page_token", "is not one that this method gave", reason="INVALID_PAGE_TOKEN")
-            commit_then, *last = values_of("events", page_token, (int, int, str, int), wrong)
+            commit_then, *last = values_of(tenant, "events", page_token, (int, int, str, int), wrong)
             commit = int(commit_then)
         # Later pages keep to the commit of the first, less what was removed meanwhile.
         visible = replace(self._log.version, commit=commit).visible("bronze_events")
@@ -99,7 +99,7 @@ class EventReader:
         if len(rows) <= size:
             return Page(rows, "")
         end = rows[size - 1]
-        return Page(rows[:size], token("events", [commit, end["commit"], end["stream_id"], end["offset"]]))
+        return Page(rows[:size], token(tenant, "events", [commit, end["commit"], end["stream_id"], end["offset"]]))
 
     async def counts(
         self, tenant: str, which: Filter, start: datetime | None, end: datetime | None

@@ -67,14 +67,14 @@ class RejectedEvents:
         last: list[int | str] = [self._log.head + 1, "", -1]
         if page_token:
             wrong = invalid_field("page_token", "is not one that this method gave", reason="INVALID_PAGE_TOKEN")
-            last = values_of("rejected", page_token, (int, str, int), wrong)
+            last = values_of(tenant, "rejected", page_token, (int, str, int), wrong)
         rows = await self._rows(
             tenant, reason=reason, stream_id=stream_id, replayed=replayed, last=last, limit=size + 1
         )
         if len(rows) <= size:
             return rows, ""
         end = rows[size - 1]
-        return rows[:size], token("rejected", [end["commit"], end["stream_id"], end["offset"]])
+        return rows[:size], token(tenant, "rejected", [end["commit"], end["stream_id"], end["offset"]])
 
     async def replay(
         self, origin: Origin, ids: Sequence[str], *, reason: str, stream_id: str, overrides: events_pb2.Event

@@ -114,7 +114,7 @@ class EventService:
             followed = self._tails.follow(call.tenant, which, request.resume_token, heartbeat_s)
             async for row, position in followed:
                 begun = True
-                yield wire.tail_frame(row, position)
+                yield wire.tail_frame(call.tenant, row, position)
             yield pb.TailEventsResponse(end=pb.TailEnd())
         except PenstockError as error:
             if begun:

@@ -47,9 +47,9 @@ class Position:
         """Whether there may be rows behind `other` and up to here."""
         return (self.commit, self.stream_id, self.offset) > (other.commit, other.stream_id, other.offset)
 
-    def token(self) -> str:
+    def token(self, tenant: str) -> str:
         """The resume token."""
-        return token("tail", [self.commit, self.stream_id, self.offset])
+        return token(tenant, "tail", [self.commit, self.stream_id, self.offset])
 
 
 class Tails:
@@ -107,7 +107,7 @@ class Tails:
         if not resume_token:
             return Position(self._log.head)
         wrong = invalid_field("resume_token", "is not one that this method gave", reason="INVALID_RESUME_TOKEN")
-        commit, stream_id, offset = values_of("tail", resume_token, (int, str, int), wrong)
+        commit, stream_id, offset = values_of(tenant, "tail", resume_token, (int, str, int), wrong)
         position = Position(int(commit), str(stream_id), int(offset))
         if position.commit > self._log.head:
             raise wrong

@@ -145,9 +145,9 @@ def batch_results(events: Sequence[events_pb2.Event], stored: Stored) -> events_
     )
 
 
-def tail_frame(row: Row | None, position: Position) -> events_service_pb2.TailEventsResponse:
+def tail_frame(tenant: str, row: Row | None, position: Position) -> events_service_pb2.TailEventsResponse:
     """An event, or a heartbeat."""
-    token = position.token()
+    token = position.token(tenant)
     if row is None:
         beat = events_service_pb2.TailHeartbeat(commit=position.commit)
         return events_service_pb2.TailEventsResponse(heartbeat=beat, resume_token=token)

@@ -92,7 +92,7 @@ class KpiService:
         return self._trend.of(await self._trends.trend(scope, request.metric, wire.limit(request), at))
 
     async def QueryKpis(self, request: pb.QueryKpisRequest, call: Call) -> pb.QueryKpisResponse:
-        page = wire_query.page(request)
+        page = wire_query.page(call.tenant, request)
         if page.first:
             at = await self._moments.of(call.tenant, page.version, None)
         else:

@@ -66,7 +66,7 @@ class Page:
     now: int = 0  # microseconds since the epoch
 
 
-def page(request: pb.QueryKpisRequest) -> Page:
+def page(tenant: str, request: pb.QueryKpisRequest) -> Page:
     """Which page is asked for. Raises InvalidInput for a token that is not of this request."""
     rest = pb.QueryKpisRequest()
     rest.CopyFrom(request)
@@ -78,7 +78,7 @@ def page(request: pb.QueryKpisRequest) -> Page:
     wrong = invalid_field(
         "page_token", "is not one that this method gave for the same request", reason="INVALID_PAGE_TOKEN"
     )
-    version, now, first, found = values_of(_TOKEN, request.page_token, (int, int, int, str), wrong)
+    version, now, first, found = values_of(tenant, _TOKEN, request.page_token, (int, int, int, str), wrong)
     if found != digest or not (0 <= int(version) < 2**63 and 0 < int(first) <= limits.KPI_QUERY_ROWS_MAX):
         raise wrong
     return Page(digest, int(first), int(version), int(now))
@@ -115,7 +115,7 @@ def response(asked: Query, answer: Answer, at: Page, size: int) -> pb.QueryKpisR
         rows=[_row(asked, each) for each in rows],
         total=_row(asked, answer.total),
         row_count=len(answer.rows),
-        next_page_token=token(_TOKEN, [at.version, at.now, behind, at.digest]) if more else "",
+        next_page_token=token(asked.tenant, _TOKEN, [at.version, at.now, behind, at.digest]) if more else "",
         range_start=timestamp(asked.covered.start),
         range_end=timestamp(asked.covered.end),
         currency=answer.currency,

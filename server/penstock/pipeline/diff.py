@@ -123,7 +123,7 @@ class DiffReader:
         keys: list[int | str] = []
         if page_token:
             wrong = invalid_field("page_token", "is not one that this method gave", reason="INVALID_PAGE_TOKEN")
-            first, second, *keys = values_of(f"diff:{table.name}", page_token, (int, int, int, str, str), wrong)
+            first, second, *keys = values_of(tenant, f"diff:{table.name}", page_token, (int, int, int, str, str), wrong)
             older, newer = Moment(int(first)), Moment(int(second))
         if older.is_now:
             raise invalid_field("from_version", "or from_timestamp is required", reason="INVALID_VERSION")
@@ -159,7 +159,7 @@ class DiffReader:
             end = rows[size - 1]
             minute = micros(end["minute"].replace(tzinfo=UTC)) // 1_000_000
             place = [before.commit, after.commit, minute, end["site_id"], end["currency"]]
-            next_token = token("diff:gold", place)
+            next_token = token(tenant, "diff:gold", place)
         return Diff(
             before.commit,
             after.commit,

@@ -91,14 +91,14 @@ class HistoryReader:
         before = self._log.head + 1
         if page_token:
             wrong = invalid_field("page_token", "is not one that this method gave", reason="INVALID_PAGE_TOKEN")
-            before = int(values_of(f"history:{table}", page_token, (int,), wrong)[0])
+            before = int(values_of(tenant, f"history:{table}", page_token, (int,), wrong)[0])
         oldest = self._log.oldest_version(tenant)
         made, stored = _CHANGES[table]
         rows = await self._engine.rows(
             _PAGE.format(made=made, removed=_REMOVED.format(table=stored)),
             {"tenant": tenant, "before": before, "oldest": oldest, "limit": size + 1},
         )
-        next_token = token(f"history:{table}", [rows[size - 1]["commit"]]) if len(rows) > size else ""
+        next_token = token(tenant, f"history:{table}", [rows[size - 1]["commit"]]) if len(rows) > size else ""
         changes = [_change(row, stored, tenant) for row in rows[:size]]
         return HistoryPage(changes, self._log.head, oldest, next_token)
 

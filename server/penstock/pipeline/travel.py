@@ -89,7 +89,7 @@ class DataReader:
         behind = "1"
         keys: Mapping[str, int | float | str] = {}
         if page_token:
-            number, behind, keys = _behind(table, kind, page_token)
+            number, behind, keys = _behind(tenant, table, kind, page_token)
             moment = Moment(version=number)
         version = await resolve(self._engine, self._log, tenant, moment, ("version", "timestamp"))
         parameters = {"tenant": tenant, "limit": size + 1, **chosen.parameters, **keys}
@@ -99,7 +99,7 @@ class DataReader:
         )
         next_token = ""
         if len(rows) > size:
-            next_token = token(kind, [version.commit, *(_key(rows[size - 1][name]) for name in table.order)])
+            next_token = token(tenant, kind, [version.commit, *(_key(rows[size - 1][name]) for name in table.order)])
         return DataPage(version.commit, last[1] if last is not None else None, table, rows[:size], next_token)
 
 
@@ -112,14 +112,14 @@ def _key(value: object) -> int | str:
     return value if isinstance(value, int) else str(value)
 
 
-def _behind(table: Table, kind: str, page_token: str) -> tuple[int, str, dict[str, int | float | str]]:
+def _behind(tenant: str, table: Table, kind: str, page_token: str) -> tuple[int, str, dict[str, int | float | str]]:
     """The version of a page token, and where the page begins: as SQL, and what that binds."""
     wrong = invalid_field(
         "page_token", "is not one that this method gave for this table and filter", reason="INVALID_PAGE_TOKEN"
     )
     kinds = [column.kind for name in table.order if (column := table.column(name)) is not None]
     shape = [int if each in (Kind.INTEGER, Kind.TIMESTAMP) else str for each in kinds]
-    version, *values = values_of(kind, page_token, [int, *shape], wrong)
+    version, *values = values_of(tenant, kind, page_token, [int, *shape], wrong)
     bound: list[str] = []
     parameters: dict[str, int | float | str] = {}
     for nth, (each, value) in enumerate(zip(kinds, values, strict=True)):

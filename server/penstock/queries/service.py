@@ -73,4 +73,4 @@ class QueryService:
 
     async def ListQueryCosts(self, request: ListQueryCostsRequest, call: Call) -> ListQueryCostsResponse:
         selection = wire.selection(call.tenant, request)
-        return wire.costs(await self._costs.list(selection), selection.limit)
+        return wire.costs(call.tenant, await self._costs.list(selection), selection.limit)

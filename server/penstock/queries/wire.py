@@ -190,7 +190,7 @@ def selection(tenant: str, request: queries_service_pb2.ListQueryCostsRequest) -
     before = None
     if request.page_token:
         wrong = invalid_field("page_token", "is not one that this method gave", reason="INVALID_PAGE_TOKEN")
-        micros, query_id = values_of("costs", request.page_token, (int, str), wrong)
+        micros, query_id = values_of(tenant, "costs", request.page_token, (int, str), wrong)
         before = (int(micros), str(query_id))
     return Selection(
         tenant,
@@ -203,9 +203,9 @@ def selection(tenant: str, request: queries_service_pb2.ListQueryCostsRequest) -
     )
 
 
-def costs(found: Sequence[Cost], limit: int) -> queries_service_pb2.ListQueryCostsResponse:
+def costs(tenant: str, found: Sequence[Cost], limit: int) -> queries_service_pb2.ListQueryCostsResponse:
     """A page of records."""
-    more = token("costs", [micros_of(found[-1]), found[-1].query_id]) if len(found) == limit else ""
+    more = token(tenant, "costs", [micros_of(found[-1]), found[-1].query_id]) if len(found) == limit else ""
     return queries_service_pb2.ListQueryCostsResponse(costs=[_cost(each) for each in found], next_page_token=more)
 
 

@@ -137,7 +137,7 @@ class SearchService:
     async def _searched(self, request: pb.SearchRequest, tenant: str, started: float) -> pb.SearchResponse:
         view = (await self._indexes.of(tenant)).view
         shown: tuple[str, ...] = ()
-        place = wire.place_of(request)
+        place = wire.place_of(tenant, request)
         search = wire.asked(request) + place.first.to_bytes(4, "little")
         if place.version:
             before = self._pages.shown(tenant, place.version, search, place.offset)
@@ -146,7 +146,7 @@ class SearchService:
 
         async def load() -> bytes:
             found = await self._searcher.search(view, query)
-            return wire.found(found, request, place, view.version.number).SerializeToString()
+            return wire.found(tenant, found, request, place, view.version.number).SerializeToString()
 
         # Behind a first page an answer depends on what that showed, so it is of this version and this server alone.
         content = f"{place.version}" if place.version else view.content
@@ -183,7 +183,7 @@ class SearchService:
             seen = (*(shown or ("",) * place.first), *(each.product.product_id for each in response.results))
             self._pages.keep(search, view, seen)
             behind = wire.Place(view.version.number, place.first, len(seen))
-            response.next_page_token = wire.page_token(request, behind)
+            response.next_page_token = wire.page_token(view.products.tenant, request, behind)
         response.index_version = view.version.number
 
 

@@ -114,12 +114,12 @@ class Place:
     offset: int  # that of this one
 
 
-def page_token(request: pb.SearchRequest, place: Place) -> str:
+def page_token(tenant: str, request: pb.SearchRequest, place: Place) -> str:
     """Where the next page begins."""
-    return token(_TOKEN, [place.version, place.first, place.offset, asked(request).hex()[:16]])
+    return token(tenant, _TOKEN, [place.version, place.first, place.offset, asked(request).hex()[:16]])
 
 
-def place_of(request: pb.SearchRequest) -> Place:
+def place_of(tenant: str, request: pb.SearchRequest) -> Place:
     """Where the page of a request begins.
 
     Raises InvalidInput (INVALID_PAGE_TOKEN), also for a token that another request was given.
@@ -129,7 +129,7 @@ def place_of(request: pb.SearchRequest) -> Place:
     if request.offset:
         raise invalid_field("offset", "goes not with page_token, which says where the page begins")
     wrong = invalid_field("page_token", "is not one that this search gave", reason="INVALID_PAGE_TOKEN")
-    version, first, offset, request_name = values_of(_TOKEN, request.page_token, (int, int, int, str), wrong)
+    version, first, offset, request_name = values_of(tenant, _TOKEN, request.page_token, (int, int, int, str), wrong)
     place = Place(int(version), int(first), int(offset))
     if request_name != asked(request).hex()[:16] or not 0 <= place.first <= place.offset <= limits.SEARCH_DEPTH_MAX:
         raise wrong
@@ -161,14 +161,14 @@ def vectors_of(sent: Sequence[search_pb2.Vector], dimensions: int) -> Vectors:
     return made
 
 
-def found(found: Found, request: pb.SearchRequest, place: Place, version: int) -> pb.SearchResponse:
+def found(tenant: str, found: Found, request: pb.SearchRequest, place: Place, version: int) -> pb.SearchResponse:
     """The answer, with the ids of products alone: what they are is put in when it is given."""
     behind = Place(version, place.first, place.offset + len(found.items))
     return pb.SearchResponse(
         results=[result(item) for item in found.items],
         total=found.total,
         facets=[_facet(each) for each in found.facets],
-        next_page_token=page_token(request, behind) if found.more else "",
+        next_page_token=page_token(tenant, request, behind) if found.more else "",
         took_ms=search_pb2.Timings(
             encode=found.timings.encode,
             filter=found.timings.filter,
