@@ -12,6 +12,8 @@ PATHS = (
     "/trend/conversion?limit=5",
     "/v1/anomalies/gmv",
     "/events/count",
+    "/v1/kpis",
+    "/v1/kpis/gmv",
     "/v1/products",
     "/openapi.json",
     "/",
@@ -60,10 +62,11 @@ def test_a_metric_that_means_something_else_is_something_new(rest: httpx.Client)
         "expression": "count(event_type = 'a')",
     }
     assert rest.post("/v1/kpis", json=kpi).status_code == 200
-    known = {"if-none-match": rest.get("/v1/anomalies/visits").headers["etag"]}
-    assert rest.get("/v1/anomalies/visits", headers=known).status_code == 304
+    paths = ("/v1/anomalies/visits", "/v1/kpis/visits", "/v1/kpis")
+    known = {path: {"if-none-match": rest.get(path).headers["etag"]} for path in paths}
+    assert [rest.get(path, headers=known[path]).status_code for path in paths] == [304, 304, 304]
     assert rest.patch("/v1/kpis/visits?update_mask=label", json={"label": "w"}).status_code == 200
-    assert rest.get("/v1/anomalies/visits", headers=known).status_code == 200
+    assert [rest.get(path, headers=known[path]).status_code for path in paths] == [200, 200, 200]
 
 
 def test_tags_are_of_one_request(rest: httpx.Client) -> None:
