@@ -196,9 +196,9 @@ class Discovery:
         """What a session that was lost is made of again."""
         return [touch(row) for row in await self._interactions.last(tenant, user_id, INTERACTIONS_MAX)]
 
-    async def _interacted(self, tenant: str, user_id: str) -> None:
+    async def _interacted(self, tenant: str, user_id: str, times: int) -> None:
         if self._recommendations is not None:
-            self._recommendations.active(tenant, user_id)
+            self._recommendations.active(tenant, user_id, times)
         await self._changed(tenant, user_id)
 
     async def _changed(self, tenant: str, user_id: str) -> None:

@@ -22,15 +22,15 @@ class Popular:
         self._before: dict[str, Counter[bytes]] = {}
         self._turn = clock()
 
-    def note(self, tenant: str, key: bytes) -> None:
-        """It is asked for once more."""
+    def note(self, tenant: str, key: bytes, times: int = 1) -> None:
+        """It is asked for once more, or so many times."""
         if len(key) > KEY_BYTES_MAX:
             return
         self._take_turns()
         counter = self._now.get(tenant)
         if counter is None:
             counter = self._now[tenant] = Counter()
-        counter[key] += 1
+        counter[key] += times
         if len(counter) > KEYS_MAX:
             self._now[tenant] = Counter(dict(counter.most_common(KEYS_MAX // 2)))
 

@@ -1,12 +1,14 @@
 """Forgets a user in everything: what events and feedback made, the session, and what is kept in memory."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from penstock.feedback.intake import Changed
 from penstock.feedback.sessions import Sessions
 from penstock.pipeline.forget import Forgetter
+
+Changed: TypeAlias = Callable[[str, str], Awaitable[None]]
 
 SESSION = "session"  # what stands in Redis, among the tables
 

@@ -11,7 +11,7 @@ from penstock.feedback.profiles import touch
 from penstock.feedback.sessions import Sessions
 from penstock.feedback.sessions_state import Interaction as Touch
 
-Changed: TypeAlias = Callable[[str, str], Awaitable[None]]
+Interacted: TypeAlias = Callable[[str, str, int], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,11 @@ class Taken:
 class FeedbackIntake:
     """Takes feedback."""
 
-    def __init__(self, interactions: Interactions, sessions: Sessions, changed: Changed) -> None:
-        """`changed(tenant, user)` is awaited when a user did something, before that is answered."""
+    def __init__(self, interactions: Interactions, sessions: Sessions, interacted: Interacted) -> None:
+        """`interacted(tenant, user, times)` is awaited when a user did something, before that is answered."""
         self._interactions = interactions
         self._sessions = sessions
-        self._changed = changed
+        self._interacted = interacted
 
     async def take(self, tenant: str, interactions: Sequence[Interaction]) -> Taken:
         """Stores those that are new, and shows them to the users' next recommendations. Raises Overloaded, Unavailable.
@@ -48,8 +48,8 @@ class FeedbackIntake:
         for each in interactions:
             touched[each.user_id].append(touch(each))
         await self._sessions.update_many(tenant, touched)
-        for user_id in touched:
-            await self._changed(tenant, user_id)
+        for user_id, touches in touched.items():
+            await self._interacted(tenant, user_id, len(touches))
         return Taken(
             len(stored.fresh),
             len(interactions) - len(stored.fresh),

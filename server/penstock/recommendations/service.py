@@ -61,9 +61,9 @@ class RecommendationService:
         content = self._indexes.content(tenant)
         return f"{content}.{self._models.learnt(tenant).model.trained_at:.6f}" if content is not None else None
 
-    def active(self, tenant: str, user_id: str) -> None:
-        """A user has done something once more."""
-        self._active.note(tenant, user_id.encode())
+    def active(self, tenant: str, user_id: str, times: int) -> None:
+        """A user has done something, so many times."""
+        self._active.note(tenant, user_id.encode(), times)
 
     def forget(self, tenant: str, user_id: str) -> None:
         """A user is to be forgotten."""
