@@ -310,6 +310,7 @@ def _assemble(core: Core, queries: QueryService, costs: CostRecorder) -> Parts:
         lag_s=lambda: pipeline_probe.lag_s,
         openapi=document_json(own_version()),
         caches=Caches(discovery.results, discovery.redis, found.search, found.recommendations),
+        index_size=discovery.index_size,
         performance=core.watching.performance,
         slow_calls=core.watching.slow_calls,
     )

