@@ -137,15 +137,17 @@ class Server:
     async def open(cls, settings: Settings) -> AsyncIterator[Self]:
         """Starts everything and serves gRPC; leaving the context drains and ends it.
 
-        Raises Conflict when the port is taken, the data folder is open elsewhere or the schema is newer than this
-        program, Unavailable when ClickHouse does not answer.
+        Raises Conflict when the port is taken, the data folder is open elsewhere, or the schema is newer than this
+        program or cannot be migrated because another server writes; Unavailable when ClickHouse does not answer.
         """
         async with AsyncExitStack() as ending:
             encoders = await ending.enter_async_context(opened_encoders(settings))
             engine = open_engine(settings)
             ending.push_async_callback(engine.close)
-            await migrate(engine, settings)
-            commit_log = await _commit_log(engine, ending)
+            # Behind a URL other servers may be, so that who migrates and who writes has to be agreed upon.
+            lease = None if engine.remote is None else Lease(engine)
+            await migrate(engine, settings, lease)
+            commit_log = await _commit_log(engine, lease, ending)
             queries, costs = await ending.enter_async_context(_queries(settings, engine, commit_log))
             workers = Workers()
             ending.push_async_callback(workers.close)
@@ -201,20 +203,16 @@ class Server:
         log.info("drained")
 
 
-async def _commit_log(engine: ClickHouseEngine, ending: AsyncExitStack) -> CommitLog:
-    """The open commit log. Behind a URL, where other servers may be, its lease is kept and its head followed."""
-    if engine.remote is None:
-        commit_log = CommitLog(engine)
+async def _commit_log(engine: ClickHouseEngine, lease: Lease | None, ending: AsyncExitStack) -> CommitLog:
+    """The open commit log. With a lease, that is kept and the log's head followed."""
+    commit_log = CommitLog(engine, lease)
+    if lease is None:
         await commit_log.open()
         return commit_log
-    lease = Lease(engine)
-    commit_log = CommitLog(engine, lease)
+    # First, because who migrated has the lease already, and opening the log then takes as long as it takes.
+    ending.push_async_callback(_cancel, asyncio.create_task(lease.keep(), name="lease"))
     await commit_log.open()
-    for task in (
-        asyncio.create_task(lease.keep(), name="lease"),
-        asyncio.create_task(commit_log.follow(), name="follow-log"),
-    ):
-        ending.push_async_callback(_cancel, task)
+    ending.push_async_callback(_cancel, asyncio.create_task(commit_log.follow(), name="follow-log"))
     return commit_log
 
 

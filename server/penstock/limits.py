@@ -130,6 +130,7 @@ PENDING_CALLS_MAX = 16_000  # and all beyond this
 # --- deadlines ----------------------------------------
 UNARY_DEADLINE_S = 30.0  # when the client set none
 HEAVY_DEADLINE_S = 600.0  # for rpcs of COST_CLASS_HEAVY
+MIGRATION_WAIT_S = 600.0  # of a server that needs a newer schema, for the one that writes to make it or to stop
 
 # --- SQL of users: what the parser is given, see queries/gate.py ----------------------------------------
 SQL_BYTES_MAX = 32 * 1024

@@ -144,6 +144,22 @@ async def test_a_server_that_ends_hands_over_at_once(peer: OpenPeer) -> None:
     assert await b.append() == 2
 
 
+async def test_what_is_done_under_a_renewed_lease_leaves_it_held(peer: OpenPeer) -> None:
+    a, b = await peer("a", 2.0), await peer("b")
+    assert await a.lease.renew()
+    async with a.lease.renewed():
+        async with asyncio.timeout(20):
+            while (await a.engine.rows("SELECT count() AS n FROM leases"))[0]["n"] < 3:  # noqa: ASYNC110  (its task writes them)
+                await asyncio.sleep(0.1)
+    assert await a.lease.renew()
+    assert not await b.lease.renew()
+    with pytest.raises(ZeroDivisionError):
+        async with a.lease.renewed():
+            raise ZeroDivisionError
+    assert not a.lease.held
+    assert await b.lease.renew()
+
+
 async def test_of_two_at_once_one_has_it(peer: OpenPeer) -> None:
     peers = [await peer(name) for name in ("b", "a", "c")]
     have = await asyncio.gather(*(each.lease.renew() for each in peers))

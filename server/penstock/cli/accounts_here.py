@@ -12,6 +12,7 @@ from penstock.accounts.v1.accounts_pb2 import ApiKey, User
 from penstock.settings import Settings
 from penstock.startup import data_folder
 from penstock.storage.engine import open_engine
+from penstock.storage.lease import Lease
 from penstock.storage.schema import migrate
 from penstock_client.accounts import Role
 
@@ -75,5 +76,8 @@ async def opened_here(settings: Settings, tenant: str) -> AsyncIterator[Here]:
             ending.enter_context(data_folder(settings))
         engine = open_engine(settings)
         ending.push_async_callback(engine.close)
-        await migrate(engine, settings)
+        lease = None if settings.embedded else Lease(engine)
+        await migrate(engine, settings, lease)
+        if lease is not None and lease.held:
+            await lease.release()  # a server may be waiting for it
         yield Here(await ending.enter_async_context(Accounts.opened(engine, settings)), tenant)

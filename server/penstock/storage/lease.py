@@ -17,6 +17,7 @@ import os
 import socket
 import time
 import uuid
+from collections.abc import AsyncIterator
 
 import structlog
 
@@ -66,6 +67,7 @@ class Lease:
         self._until = 0.0  # on the clock of time.monotonic
         self.holder = holder or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self.epoch = 0  # the newest that this server had
+        self.seen = ""  # who had it when this server last looked; empty: nobody
 
     @property
     def held(self) -> bool:
@@ -85,15 +87,34 @@ class Lease:
     async def keep(self) -> None:
         """Takes the lease when it is free and renews it, until cancelled; then gives it back."""
         try:
-            while True:
-                try:
-                    await self.renew()
-                except PenstockError as error:
-                    log.warning("lease not renewed", reason=error.reason, held=self.held)
-                await asyncio.sleep(self._valid_s / 4)
+            await self._keep_renewing()
         finally:
             with contextlib.suppress(PenstockError):
                 await self.release()
+
+    @contextlib.asynccontextmanager
+    async def renewed(self) -> AsyncIterator[None]:
+        """Renews the lease, which is held, while the context lasts. Afterwards it is still held, for `keep` to go on;
+        only where the context fails is it given back."""
+        renewing = asyncio.create_task(self._keep_renewing(), name="lease")
+        try:
+            try:
+                yield
+            finally:
+                renewing.cancel()
+                await asyncio.gather(renewing, return_exceptions=True)
+        except BaseException:
+            with contextlib.suppress(PenstockError):
+                await self.release()
+            raise
+
+    async def _keep_renewing(self) -> None:
+        while True:
+            try:
+                await self.renew()
+            except PenstockError as error:
+                log.warning("lease not renewed", reason=error.reason, held=self.held)
+            await asyncio.sleep(self._valid_s / 4)
 
     async def renew(self) -> bool:
         """One step of `keep`: renews or tries to take the lease. Returns `held`. Raises what the engine raises."""
@@ -165,6 +186,7 @@ class Lease:
 
     async def _newest(self) -> Row | None:
         found = await self._engine.rows(_NEWEST, {"name": NAME}, timeout_s=self._settle_s * 0.8)
+        self.seen = str(found[0]["holder"]) if found else ""
         return found[0] if found else None
 
     async def _add(self, epoch: int, *, seen: int, holder: str | None = None, valid_s: float | None = None) -> None:
