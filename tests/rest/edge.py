@@ -27,6 +27,7 @@ SUCCESSES: list[tuple[str, str, object, set[str]]] = [
 # Method, path, JSON body, HTTP status, gRPC code, reason.
 FAILURES: list[tuple[str, str, object, int, int, str]] = [
     ("GET", "/cache/stats?nope=1", None, 400, INVALID_ARGUMENT, "INVALID_REQUEST"),
+    ("GET", "/api/v1/cache/stats?nope=1", None, 400, INVALID_ARGUMENT, "INVALID_REQUEST"),
     ("DELETE", "/api/v1/cache?kind=none_such", None, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
     ("POST", "/v1/cache:warm", {"limit": 5000}, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
     ("GET", "/performance?nope=1", None, 400, INVALID_ARGUMENT, "INVALID_REQUEST"),
@@ -38,8 +39,11 @@ FAILURES: list[tuple[str, str, object, int, int, str]] = [
     ("GET", "/api/v1/auth/callback?code=x&state=y", None, 400, FAILED_PRECONDITION, "OIDC_NOT_CONFIGURED"),
     ("GET", "/api/v1/auth/me?nope=1", None, 400, INVALID_ARGUMENT, "INVALID_REQUEST"),
     ("POST", "/api/v1/auth/logout?nope=1", None, 400, INVALID_ARGUMENT, "INVALID_REQUEST"),
+    ("GET", "/.well-known/jwks.json?nope=1", None, 400, INVALID_ARGUMENT, "INVALID_REQUEST"),
+    ("GET", "/v1/apiKeys?nope=1", None, 400, INVALID_ARGUMENT, "INVALID_REQUEST"),
     ("POST", "/v1/apiKeys", {"name": "k", "roles": ["king"]}, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
     ("DELETE", "/v1/apiKeys/none", None, 404, NOT_FOUND, "API_KEY_NOT_FOUND"),
+    ("GET", "/v1/accounts?nope=1", None, 400, INVALID_ARGUMENT, "INVALID_REQUEST"),
     ("POST", "/v1/accounts", {**USER, "password": "short"}, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
     ("PATCH", "/v1/accounts/nobody", {"update_mask": "disabled", "disabled": True}, 404, NOT_FOUND, "USER_NOT_FOUND"),
 ]

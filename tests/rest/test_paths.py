@@ -11,6 +11,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from tests.process import ServerProcess
 from tests.rest import discovery, edge
+from tests.rest.path_list import template_of
 from tests.rest.test_transcoding import error_of
 
 NDJSON = b'{"event_type": "page_view", "user_id": "upload-1"}\n{"event_type": "page_view", "user_id": "upload-2"}\n'
@@ -80,19 +81,31 @@ SUCCESSES: list[tuple[str, str, object, set[str]]] = [
     *edge.SUCCESSES,
 ]
 
+# Method, path, JSON body, fields that the first frame must have.
+STREAMS: list[tuple[str, str, object, set[str]]] = [
+    ("GET", "/sse/metrics", None, {"metrics"}),
+    ("GET", "/v1/events:tail", None, {"heartbeat", "resume_token"}),
+    ("POST", "/v1/events:stream", [{"stream_id": "begun", "offset": 0, **ROWS}], {"opened", "flow_control"}),
+    ("POST", "/api/v1/sql/stream", {"sql": "SELECT 1 AS one"}, {"header"}),
+]
+
 # Method, path, JSON body (bytes: as they are), HTTP status, gRPC code, reason.
 FAILURES: list[tuple[str, str, object, int, int, str]] = [
     ("GET", "/?nope=1", None, 400, INVALID_ARGUMENT, "INVALID_REQUEST"),
     ("GET", "/health?nope=1", None, 400, INVALID_ARGUMENT, "INVALID_REQUEST"),
     ("GET", "/healthz?nope=1", None, 400, INVALID_ARGUMENT, "INVALID_REQUEST"),
+    ("GET", "/live?nope=1", None, 400, INVALID_ARGUMENT, "INVALID_REQUEST"),
     ("POST", "/live", {}, 404, NOT_FOUND, "NO_SUCH_PATH"),
+    ("GET", "/ready?nope=1", None, 400, INVALID_ARGUMENT, "INVALID_REQUEST"),
     ("POST", "/ready", {}, 404, NOT_FOUND, "NO_SUCH_PATH"),
     ("GET", "/status?nope=1", None, 400, INVALID_ARGUMENT, "INVALID_REQUEST"),
+    ("GET", "/openapi.json?nope=1", None, 400, INVALID_ARGUMENT, "INVALID_REQUEST"),
     ("GET", "/openapi.yaml", None, 404, NOT_FOUND, "NO_SUCH_PATH"),
     ("POST", "/collect", b'{"eventType": "x"', 400, INVALID_ARGUMENT, "INVALID_JSON"),
     ("POST", "/collect", {"userId": "u1"}, 400, INVALID_ARGUMENT, "MISSING_EVENT_TYPE"),
     ("GET", "/collect?user_id=u1", None, 400, INVALID_ARGUMENT, "MISSING_EVENT_TYPE"),
     ("POST", "/v1/events:batchCollect", {"events": []}, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
+    ("POST", "/v1/events:stream", {"stream_id": "no-array"}, 400, INVALID_ARGUMENT, "INVALID_REQUEST"),
     ("POST", "/v1/events:upload", b'{"a": "' + b"x" * 1_100_000, 400, INVALID_ARGUMENT, "LINE_TOO_LONG"),
     ("GET", "/events/recent?page_size=1001", None, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
     ("GET", "/events/recent?page_token=nonsense", None, 400, INVALID_ARGUMENT, "INVALID_PAGE_TOKEN"),
@@ -144,6 +157,7 @@ FAILURES: list[tuple[str, str, object, int, int, str]] = [
     ("POST", "/api/v1/sql/run", {"sql": ""}, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
     ("POST", "/api/v1/sql/validate", {"sql": ""}, 400, INVALID_ARGUMENT, "INVALID_FIELD"),
     ("POST", "/api/v1/sql/explain", {"sql": "SELECT file('x')"}, 400, INVALID_ARGUMENT, "SQL_REFUSED"),
+    ("POST", "/api/v1/sql/stream", {"sql": "DROP TABLE events"}, 400, INVALID_ARGUMENT, "SQL_REFUSED"),
     ("POST", "/query/natural", {"question": "how many?"}, 400, FAILED_PRECONDITION, "ASK_NOT_CONFIGURED"),
     ("GET", "/v1/queries/costs?page_token=nonsense", None, 400, INVALID_ARGUMENT, "INVALID_PAGE_TOKEN"),
     *discovery.FAILURES,
@@ -167,22 +181,19 @@ def rest(stack: ServerProcess) -> Iterator[httpx.Client]:
 
 
 def ask(rest: httpx.Client, method: str, path: str, body: object) -> httpx.Response:
+    """The answer; of a stream, which may have no end, its first frame."""
     content = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
-    return rest.request(method, path, content=content, headers={"content-type": "application/json"})
+    with rest.stream(method, path, content=content, headers={"content-type": "application/json"}) as response:
+        if response.headers.get("content-type") != "text/event-stream":
+            response.read()
+            return response
+        line = next(line for line in response.iter_lines() if line)
+    return httpx.Response(response.status_code, headers=response.headers, text=line.removeprefix("data: "))
 
 
 def short(value: object) -> str:
     """A part of a test's name, the same in every run."""
     return ",".join(sorted(value))[:60] if isinstance(value, set) else str(value)[:60]
-
-
-def first_frame(rest: httpx.Client, path: str) -> dict[str, Any]:
-    with rest.stream("GET", path) as response:
-        assert response.status_code == 200
-        assert response.headers["content-type"] == "text/event-stream"
-        line = next(line for line in response.iter_lines() if line)
-    frame: dict[str, Any] = json.loads(line.removeprefix("data: "))
-    return frame
 
 
 @pytest.mark.parametrize(("method", "path", "body", "fields"), SUCCESSES, ids=short)
@@ -194,45 +205,27 @@ def test_success(rest: httpx.Client, method: str, path: str, body: object, field
     assert fields <= set(answer.json())
 
 
+@pytest.mark.parametrize(("method", "path", "body", "fields"), STREAMS, ids=short)
+def test_a_stream_begins(rest: httpx.Client, method: str, path: str, body: object, fields: set[str]) -> None:
+    answer = ask(rest, method, path, body)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "text/event-stream"
+    assert answer.headers["x-request-id"]
+    assert fields <= set(answer.json())
+
+
 @pytest.mark.parametrize(("method", "path", "body", "status", "code", "reason"), FAILURES, ids=short)
 def test_failure(rest: httpx.Client, method: str, path: str, body: object, status: int, code: int, reason: str) -> None:
     error_of(ask(rest, method, path, body), status, code, reason)
 
 
 def test_every_path_of_the_contract_is_asked_for(rest: httpx.Client) -> None:
-    """A new binding without a row above fails here."""
+    """A new binding without a row in FAILURES fails here."""
     spec = rest.get("/openapi.json").json()
     OpenAPIV31SpecValidator(spec).validate()
-    rows = [row[:2] for row in SUCCESSES] + [row[:2] for row in FAILURES]
-    asked = {(method.lower(), path.partition("?")[0]) for method, path in rows}
-    streams = {
-        ("post", "/v1/events:stream"),
-        ("get", "/sse/metrics"),
-        ("get", "/v1/events:tail"),
-        ("post", "/api/v1/sql/stream"),
-    }
-    with_variables = {
-        ("post", "/etl/process/{event_type}"),
-        ("get", "/v1/operations/{id}"),
-        ("post", "/v1/operations/{id}:cancel"),
-        ("get", "/v1/streams/{stream_id}"),
-        ("get", "/v1/kpis/{name}"),
-        ("patch", "/v1/kpis/{kpi.name}"),
-        ("delete", "/v1/kpis/{name}"),
-        ("get", "/v1/trends/{metric}"),
-        ("get", "/v1/anomalies/{metric}"),
-        ("get", "/v1/forecasts/{metric}"),
-        ("get", "/v1/products/{product_id}"),
-        ("delete", "/v1/products/{product_id}"),
-        ("get", "/v1/products/{product_id}:similar"),
-        ("delete", "/v1/experiments/{name}"),
-        ("get", "/v1/users/{user_id}/profile"),
-        ("delete", "/v1/users/{user_id}"),
-        ("patch", "/v1/accounts/{name}"),
-        ("delete", "/v1/apiKeys/{id}"),
-    }
-    declared = {(verb, path) for path, item in spec["paths"].items() for verb in item}
-    assert declared - asked - streams - with_variables == set()
+    asked = {template_of(*row[:2]) for row in FAILURES}
+    declared = {(verb.upper(), path) for path, item in spec["paths"].items() for verb in item}
+    assert declared - asked == set()
 
 
 def test_looking_back(rest: httpx.Client) -> None:
@@ -256,7 +249,8 @@ def test_looking_back(rest: httpx.Client) -> None:
     assert {"event_type": "purchase", "added": 1.0, "removed": 0.0} in rows
 
 
-def test_an_operation_can_be_followed_to_its_end(rest: httpx.Client) -> None:
+def followed(rest: httpx.Client) -> dict[str, Any]:
+    """An operation at its end."""
     name = rest.post("/etl/run", json={}).json()["name"]
     operation: dict[str, Any] = {}
     for _ in range(200):
@@ -264,7 +258,11 @@ def test_an_operation_can_be_followed_to_its_end(rest: httpx.Client) -> None:
         if operation["done"]:
             break
         time.sleep(0.05)
-    assert operation["response"]["@type"].endswith("RunPipelineResponse")
+    return operation
+
+
+def test_an_operation_can_be_followed_to_its_end(rest: httpx.Client) -> None:
+    assert followed(rest)["response"]["@type"].endswith("RunPipelineResponse")
 
 
 def test_the_bidirectional_stream(rest: httpx.Client) -> None:
@@ -298,7 +296,7 @@ def test_the_tail_shows_what_is_collected(rest: httpx.Client, stack: ServerProce
 
 
 def test_metrics_are_pushed(rest: httpx.Client) -> None:
-    assert set(first_frame(rest, "/sse/metrics")["metrics"]) >= {"recent_events", "freshness"}
+    assert set(ask(rest, "GET", "/sse/metrics", None).json()["metrics"]) >= {"recent_events", "freshness"}
 
 
 def test_a_long_query_string_is_an_event_too(rest: httpx.Client) -> None:
