@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 import typer
+from pydantic import SecretStr, ValidationError
 
 from penstock.cli.serve import settings_of
+from penstock.settings import Settings
 
 SECRET = "http://penstock:swordfish@clickhouse:8123/default"
 
@@ -61,3 +63,16 @@ def test_what_is_wrong_in_a_file_is_named_and_not_quoted(folder: Path, capfd: py
     said = capfd.readouterr().err
     assert "PENSTOCK_GRPC_PORT" in said
     assert "swordfish" not in said
+
+
+@pytest.mark.parametrize(("given", "kept"), [("key\n", "key"), ("  key ", "key"), ("", "")])
+def test_a_key_from_a_file_has_no_line_s_end(given: str, kept: str) -> None:
+    assert Settings(ask_api_key=SecretStr(given)).ask_api_key.get_secret_value() == kept
+
+
+@pytest.mark.parametrize("key", ["schlüssel", "a\nb", "a\x00b"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_told(key: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Settings(ask_api_key=SecretStr(key))
+    assert "printable ASCII" in str(refused.value)
+    assert key not in str(refused.value)

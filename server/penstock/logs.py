@@ -8,7 +8,17 @@ import structlog
 from structlog.typing import Processor
 
 # They tell of every retry and connection; what matters of it reaches our own log as an error of the call that met it.
-_TALKATIVE = ("clickhouse_connect", "urllib3", "grpc", "asyncio", "httpx", "faiss", "implicit", "opentelemetry")
+_TALKATIVE = (
+    "clickhouse_connect",
+    "urllib3",
+    "grpc",
+    "asyncio",
+    "httpx",
+    "httpcore",
+    "faiss",
+    "implicit",
+    "opentelemetry",
+)
 
 
 def configure(level: str, form: str, *, stream: TextIO | None = None) -> None:

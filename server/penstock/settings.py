@@ -235,16 +235,24 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _known_redis(cls, url: str) -> str:
-        if url not in ("", "embedded") and urlsplit(url).scheme not in ("redis", "rediss", "unix"):
-            raise ValueError("must be embedded, redis://host:port/0, rediss://…, unix:///path, or empty")
+        if url not in ("", "embedded") and not _is_url(url, ("redis", "rediss", "unix")):
+            raise ValueError(f"must be embedded, redis://host:port/0, rediss://…, unix:///path, or empty; {_QUOTED}")
         return url
 
     @field_validator("clickhouse_url")
     @classmethod
     def _known_scheme(cls, url: str) -> str:
-        if urlsplit(url).scheme not in ("chdb", "http", "https"):
-            raise ValueError("must be chdb:// or http(s)://user:password@host:port/database")
+        if not _is_url(url, ("chdb", "http", "https")):
+            raise ValueError(f"must be chdb:// or http(s)://user:password@host:port/database; {_QUOTED}")
         return url
+
+    @field_validator("ask_api_key")
+    @classmethod
+    def _sendable(cls, key: SecretStr) -> SecretStr:
+        text = key.get_secret_value().strip()  # a file's last line ends with a newline
+        if not (text.isascii() and (not text or text.isprintable())):
+            raise ValueError("must be of printable ASCII characters: it is sent in a header")
+        return SecretStr(text)
 
     @property
     def auth_required(self) -> bool:
@@ -260,3 +268,16 @@ class Settings(BaseSettings):
     def embedded(self) -> bool:
         """Whether the database runs in the server's own process."""
         return urlsplit(self.clickhouse_url).scheme == "chdb"
+
+
+_QUOTED = "what is special in a password is quoted there, such as / as %2F"
+
+
+def _is_url(text: str, schemes: tuple[str, ...]) -> bool:
+    try:
+        url = urlsplit(text)
+        # A password with a slash in it ends the address: what is before it is then taken for a port, and must not be
+        # told as one that is wrong.
+        return url.scheme in schemes and (url.port is None or url.port >= 0)
+    except ValueError:
+        return False

@@ -124,12 +124,13 @@ class Asker:
                     if len(body) > limits.ASK_BYTES_MAX:
                         raise _failed("the endpoint's answer is too long")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            log.warning("the language model cannot be reached", error=str(error) or type(error).__name__)
+            # Not what it says, nor what the endpoint answered: either may quote the key.
+            log.warning("the language model cannot be reached", error=type(error).__name__)
             raise _unavailable("does not answer") from error
         if response.status_code == httpx.codes.TOO_MANY_REQUESTS or response.status_code >= 500:
             raise _unavailable(f"answers {response.status_code}")
         if response.status_code != httpx.codes.OK:
-            log.warning("the language model refuses", status=response.status_code, body=body[:500])
+            log.warning("the language model refuses", status=response.status_code)
             raise _failed(f"the endpoint answers {response.status_code}: check address, model and key")
         return _statement(body)
 
