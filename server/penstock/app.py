@@ -308,7 +308,7 @@ def _assemble(core: Core, queries: QueryService, costs: CostRecorder) -> Parts:
         lag_s=lambda: pipeline_probe.lag_s,
         openapi=document_json(own_version()),
         caches=Caches(discovery.results, discovery.redis, found.search, found.recommendations),
-        index_size=discovery.index_size,
+        index_size=discovery.index_size_of,
         performance=core.watching.performance,
         slow_calls=core.watching.slow_calls,
     )

@@ -170,6 +170,10 @@ class Discovery:
         """How many products the indexes of all tenants have, and what they take in bytes. For any thread."""
         return self._indexes.size()
 
+    def index_size_of(self, tenant: str) -> tuple[int, int]:
+        """The same of one tenant."""
+        return self._indexes.size_of(tenant)
+
     async def start(self) -> None:
         """Begins to write, to read indexes, and to learn. Raises Unavailable."""
         self.catalogue.start()

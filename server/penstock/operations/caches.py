@@ -12,7 +12,7 @@ from penstock.operations.v1 import operations_service_pb2 as pb
 
 
 class Caches:
-    """Tells of them, empties them, warms them: for one tenant at a time, but for `summary`."""
+    """Tells of them, empties them, warms them: for one tenant at a time."""
 
     def __init__(self, results: Results, redis: Redis, searches: Warm, recommendations: Warm) -> None:
         self._results = results
@@ -32,13 +32,12 @@ class Caches:
             uptime_s=stats.uptime_s,
         )
 
-    def summary(self) -> pb.GetHealthResponse.Cache:
-        """All tenants' answers together, of the kinds that are kept in Redis, too."""
-        entries, size = self._results.size
-        kinds = self._results.tallies.sums().values()
-        hits = sum(each.local_hits + each.redis_hits for each in kinds)
-        asked = hits + sum(each.misses for each in kinds)
-        return pb.GetHealthResponse.Cache(entries=entries, bytes=size, hit_rate=hits / asked if asked else None)
+    def summary(self, tenant: str) -> pb.GetHealthResponse.Cache:
+        """A tenant's answers of all kinds together."""
+        stats = self._results.stats(tenant)
+        hits = sum(each.local_hits + each.redis_hits for each in stats.kinds.values())
+        asked = hits + sum(each.misses for each in stats.kinds.values())
+        return pb.GetHealthResponse.Cache(entries=stats.entries, hit_rate=hits / asked if asked else None)
 
     async def invalidate(self, tenant: str, pattern: str, user_id: str) -> tuple[Sequence[str], bool]:
         """Drops a tenant's answers of the kinds that match, of one user where one is named; which kinds, and whether

@@ -19,6 +19,7 @@ from penstock.operations.slow_calls import SlowCalls
 from penstock.operations.v1 import operations_service_pb2 as pb
 from penstock.operations.versions import own_version, part_versions
 from penstock.rpc.call import Call
+from penstock.rpc.principal import Kind
 
 LINKS = {"docs": "/openapi.json", "openapi": "/openapi.json", "health": "/health", "metrics": "/metrics"}
 WORDS = {State.UP: "healthy", State.DEGRADED: "degraded", State.DOWN: "unhealthy"}
@@ -51,12 +52,12 @@ class OperationsService:
         lag_s: Callable[[], float],
         openapi: bytes,
         caches: Caches,
-        index_size: Callable[[], tuple[int, int]],
+        index_size: Callable[[str], tuple[int, int]],
         performance: Performance,
         slow_calls: SlowCalls,
     ) -> None:
-        """`ingest` (of a tenant), `lag_s` (of gold, in seconds) and `index_size` (products, bytes) are asked at every
-        call and answer from memory."""
+        """`ingest` (of a tenant), `lag_s` (of gold, in seconds) and `index_size` (of a tenant: products, bytes) are
+        asked at every call and answer from memory."""
         self._checker = checker
         self._loop_lag = loop_lag
         self._ingest = ingest
@@ -79,7 +80,7 @@ class OperationsService:
             uptime_seconds=self._uptime_s(),
             database="disconnected" if report.is_down("storage") else "connected",
             lag_seconds=self._lag_s(),
-            cache=self._caches.summary(),
+            cache=self._caches.summary(call.tenant) if call.principal.kind is not Kind.ANONYMOUS else None,
         )
 
     async def CheckHealth(self, request: pb.CheckHealthRequest, call: Call) -> pb.CheckHealthResponse:
@@ -99,7 +100,7 @@ class OperationsService:
 
     async def GetStatus(self, request: pb.GetStatusRequest, call: Call) -> pb.GetStatusResponse:
         report = await self._checker.report()
-        kept, (products, index_bytes) = self._caches.summary(), self._index_size()
+        kept, (products, index_bytes) = self._caches.summary(call.tenant), self._index_size(call.tenant)
         return pb.GetStatusResponse(
             status=WORDS[report.state],
             version=own_version(),
@@ -110,7 +111,7 @@ class OperationsService:
             memory_bytes=self._process.memory_info().rss,
             event_loop_lag_ms_max=self._loop_lag.max_ms,
             sizes=pb.GetStatusResponse.Sizes(
-                cache_entries=kept.entries, cache_bytes=kept.bytes, index_products=products, index_bytes=index_bytes
+                cache_entries=kept.entries, index_products=products, index_bytes=index_bytes
             ),
         )
 

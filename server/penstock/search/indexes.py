@@ -72,6 +72,11 @@ class Indexes:
         found = [hosted.size for hosted in list(self._hosted.values())]
         return sum(products for products, _ in found), sum(size for _, size in found)
 
+    def size_of(self, tenant: str) -> tuple[int, int]:
+        """The same of one tenant; nothing while its index is being read, or nobody searched it."""
+        hosted = self._hosted.get(tenant)
+        return hosted.size if hosted is not None else (0, 0)
+
     async def found(self, tenant: str, commit: int, product_ids: Sequence[str]) -> None:
         """Waits until searches see what a commit changed, FOUND_S_MAX at most.
 
