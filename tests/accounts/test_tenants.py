@@ -5,11 +5,10 @@ every rpc that shows such things, so that the test could fail. Then the other on
 particular, and for those names, ids and tokens.
 """
 
-import dataclasses
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -62,9 +61,7 @@ class Tenants:
     server: ServerProcess
     keys: dict[str, str]
     names: dict[str, list[Any]]
-    before: dict[str, list[object]] = dataclasses.field(
-        default_factory=dict
-    )  # what the newcomer was told by each GET, by then
+    before: dict[str, list[object]] = field(default_factory=dict)  # what the newcomer was told before the owner came
 
     def figures(self, method: MethodDescriptor) -> list[object]:
         """What the newcomer is told now, for nothing in particular and for what the owner's things are called."""
@@ -114,14 +111,14 @@ def _lasting(value: object) -> object:
 def _request(message: Descriptor, names: dict[str, list[Any]], turn: int) -> Message:
     """A request that asks for the owner's things, by what its fields are called; each turn for others of them."""
     made: Message = symbol_database.Default().GetSymbol(message.full_name)()
-    for field in message.fields:
-        if field.message_type is not None and field.message_type.full_name.startswith("penstock."):
-            inner = _request(field.message_type, names, turn)
+    for each in message.fields:
+        if each.message_type is not None and each.message_type.full_name.startswith("penstock."):
+            inner = _request(each.message_type, names, turn)
             if inner.ByteSize():
-                (getattr(made, field.name).add() if field.is_repeated else getattr(made, field.name)).CopyFrom(inner)
-        elif field.type == FieldDescriptor.TYPE_STRING and names.get(field.name) and field.message_type is None:
-            value = names[field.name][turn % len(names[field.name])]
-            getattr(made, field.name).append(value) if field.is_repeated else setattr(made, field.name, value)
+                (getattr(made, each.name).add() if each.is_repeated else getattr(made, each.name)).CopyFrom(inner)
+        elif each.type == FieldDescriptor.TYPE_STRING and names.get(each.name) and each.message_type is None:
+            value = names[each.name][turn % len(names[each.name])]
+            getattr(made, each.name).append(value) if each.is_repeated else setattr(made, each.name, value)
     return made
 
 

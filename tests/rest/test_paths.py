@@ -196,22 +196,22 @@ def short(value: object) -> str:
     return ",".join(sorted(value))[:60] if isinstance(value, set) else str(value)[:60]
 
 
-@pytest.mark.parametrize(("method", "path", "body", "fields"), SUCCESSES, ids=short)
-def test_success(rest: httpx.Client, method: str, path: str, body: object, fields: set[str]) -> None:
-    answer = ask(rest, method, path, body)
+def answered(answer: httpx.Response, content_type: str, fields: set[str]) -> None:
+    """It is a whole answer with these fields, or a stream whose first frame has them."""
     assert answer.status_code == 200, answer.text
-    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["content-type"] == content_type
     assert answer.headers["x-request-id"]
     assert fields <= set(answer.json())
+
+
+@pytest.mark.parametrize(("method", "path", "body", "fields"), SUCCESSES, ids=short)
+def test_success(rest: httpx.Client, method: str, path: str, body: object, fields: set[str]) -> None:
+    answered(ask(rest, method, path, body), "application/json", fields)
 
 
 @pytest.mark.parametrize(("method", "path", "body", "fields"), STREAMS, ids=short)
 def test_a_stream_begins(rest: httpx.Client, method: str, path: str, body: object, fields: set[str]) -> None:
-    answer = ask(rest, method, path, body)
-    assert answer.status_code == 200, answer.text
-    assert answer.headers["content-type"] == "text/event-stream"
-    assert answer.headers["x-request-id"]
-    assert fields <= set(answer.json())
+    answered(ask(rest, method, path, body), "text/event-stream", fields)
 
 
 @pytest.mark.parametrize(("method", "path", "body", "status", "code", "reason"), FAILURES, ids=short)

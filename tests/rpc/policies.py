@@ -1,4 +1,4 @@
-"""What the edge asks at each call, for tests of one service: everybody may, as often as they like."""
+"""What the edge asks at each call, for tests of one service; as a rule everybody may, as often as they like."""
 
 from penstock.access.v1 import access_pb2
 from penstock.cache.redis import Redis
@@ -33,10 +33,24 @@ async def nothing_to_learn(tenant: str) -> None:
 
 def open_policy(computing: Admission | None = None, metrics: RpcMetrics | None = None) -> Policy:
     """Of a server that requires no credential."""
+    return policy(
+        Access(NoCredentials(), required=False), RateLimits(Windows(Redis(""))), computing=computing, metrics=metrics
+    )
+
+
+def policy(
+    access: Access,
+    rates: RateLimits,
+    *,
+    computing: Admission | None = None,
+    metrics: RpcMetrics | None = None,
+    performance: Performance | None = None,
+) -> Policy:
+    """What is not given asks nothing, or is not looked at."""
     return Policy(
-        Access(NoCredentials(), required=False),
-        RateLimits(Windows(Redis(""))),
+        access,
+        rates,
         {access_pb2.COST_CLASS_COMPUTE: computing} if computing else {},
         Tags("test", {}, nothing_to_learn),
-        CallWatch(metrics or RpcMetrics(()), Performance(), SlowCalls(), Tallies(), None),
+        CallWatch(metrics or RpcMetrics(()), performance or Performance(), SlowCalls(), Tallies(), None),
     )

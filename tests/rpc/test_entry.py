@@ -1,7 +1,7 @@
 """Who is refused at the door pays for it, is told all that others are told, and is nobody's caller."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import grpc
 import pytest
@@ -9,24 +9,18 @@ from google.rpc import error_details_pb2, status_pb2
 
 from penstock.access.v1 import access_pb2
 from penstock.cache.redis import Redis
-from penstock.cache.tally import Tallies
 from penstock.cache.windows import Windows
 from penstock.errors import Unauthenticated
-from penstock.operations.metrics import RpcMetrics
 from penstock.operations.performance import Performance
-from penstock.operations.slow_calls import SlowCalls
-from penstock.operations.watch import CallWatch
 from penstock.recommendations.v1 import recommendations_service_pb2 as pb
 from penstock.recommendations.v1 import recommendations_service_pb2_grpc as stubs
 from penstock.rpc.access import Access
 from penstock.rpc.bind import Edge
 from penstock.rpc.call import Call
-from penstock.rpc.policy import Policy
 from penstock.rpc.principal import Kind, Principal, principal
 from penstock.rpc.rate_limits import RateLimits
 from penstock.rpc.server import listen, make_server
-from penstock.rpc.tags import Tags
-from tests.rpc.policies import nothing_to_learn
+from tests.rpc.policies import policy
 
 SERVICE = pb.DESCRIPTOR.services_by_name["RecommendationService"]
 LIMIT = 4
@@ -64,7 +58,7 @@ class Door:
     """A server that requires a credential."""
 
     stub: stubs.RecommendationServiceStub
-    performance: Performance = field(default_factory=Performance)
+    performance: Performance
 
     async def told(self, metadata: Metadata) -> tuple[grpc.StatusCode, str, dict[str, str]]:
         """How a call ends, why, and what goes along."""
@@ -80,14 +74,9 @@ class Door:
 @pytest.fixture
 async def door() -> AsyncIterator[Door]:
     performance = Performance()
-    policy = Policy(
-        Access(Keys(), required=True),
-        RateLimits(Windows(Redis("")), anonymous_limit=LIMIT),
-        {},
-        Tags("test", {}, nothing_to_learn),
-        CallWatch(RpcMetrics(()), performance, SlowCalls(), Tallies(), None),
-    )
-    server = make_server([Edge(trusted_proxies=[], policy=policy).handlers(SERVICE, Answers())])
+    rates = RateLimits(Windows(Redis("")), anonymous_limit=LIMIT)
+    required = policy(Access(Keys(), required=True), rates, performance=performance)
+    server = make_server([Edge(trusted_proxies=[], policy=required).handlers(SERVICE, Answers())])
     port = listen(server, "127.0.0.1", 0)
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -34,10 +34,10 @@ class Caches:
 
     def summary(self, tenant: str) -> pb.GetHealthResponse.Cache:
         """A tenant's answers of all kinds together."""
-        stats = self._results.stats(tenant)
-        hits = sum(each.local_hits + each.redis_hits for each in stats.kinds.values())
-        asked = hits + sum(each.misses for each in stats.kinds.values())
-        return pb.GetHealthResponse.Cache(entries=stats.entries, hit_rate=hits / asked if asked else None)
+        stats = self.stats(tenant)
+        return pb.GetHealthResponse.Cache(
+            entries=stats.entries, hit_rate=stats.hit_rate if stats.HasField("hit_rate") else None
+        )
 
     async def invalidate(self, tenant: str, pattern: str, user_id: str) -> tuple[Sequence[str], bool]:
         """Drops a tenant's answers of the kinds that match, of one user where one is named; which kinds, and whether

@@ -100,7 +100,7 @@ class OperationsService:
 
     async def GetStatus(self, request: pb.GetStatusRequest, call: Call) -> pb.GetStatusResponse:
         report = await self._checker.report()
-        kept, (products, index_bytes) = self._caches.summary(call.tenant), self._index_size(call.tenant)
+        products, index_bytes = self._index_size(call.tenant)
         return pb.GetStatusResponse(
             status=WORDS[report.state],
             version=own_version(),
@@ -111,7 +111,9 @@ class OperationsService:
             memory_bytes=self._process.memory_info().rss,
             event_loop_lag_ms_max=self._loop_lag.max_ms,
             sizes=pb.GetStatusResponse.Sizes(
-                cache_entries=kept.entries, index_products=products, index_bytes=index_bytes
+                cache_entries=self._caches.stats(call.tenant).entries,
+                index_products=products,
+                index_bytes=index_bytes,
             ),
         )
 

@@ -105,12 +105,12 @@ class Operations:
 
     def _make_room(self) -> None:
         oldest = time.monotonic() - limits.OPERATIONS_KEPT_S
-        done = {name: kept for name, kept in self._kept.items() if kept.finished is not None}
-        for name in [name for name, kept in done.items() if kept.finished is not None and kept.finished < oldest]:
+        done = {name: kept.finished for name, kept in self._kept.items() if kept.finished is not None}
+        for name in [name for name, finished in done.items() if finished < oldest]:
             del self._kept[name], done[name]
         while done and len(self._kept) >= limits.OPERATIONS_KEPT_MAX:
-            of_tenant = Counter(kept.tenant for kept in done.values())
-            first = max(done, key=lambda name: (of_tenant[done[name].tenant], -(done[name].finished or 0.0)))
+            of_tenant = Counter(self._kept[name].tenant for name in done)
+            first = max(done, key=lambda name: (of_tenant[self._kept[name].tenant], -done[name]))
             del self._kept[first], done[first]
 
     def _finish(self, kept: _Kept, task: asyncio.Task[Message]) -> None:
