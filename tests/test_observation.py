@@ -15,7 +15,7 @@ async def test_an_observation_belongs_to_its_task() -> None:
     async def call(name: str, hit: bool) -> Observation:
         seen = observation.begin()
         await asyncio.sleep(0)
-        observation.note_cache(hit)
+        observation.note_cache(hit, 0.25)
         observation.note_stage(name, 1.0)
         await asyncio.sleep(0)
         return seen
@@ -42,7 +42,7 @@ async def test_tasks_and_threads_of_a_call_tell_of_it_too_and_detached_work_does
 
 def test_outside_of_a_call_nothing_happens() -> None:
     def outside() -> None:
-        observation.note_cache(True)
+        observation.note_cache(hit=True, seconds=0.25)
         observation.note_stage("a", 1.0)
         with observation.stage("b"):
             pass
@@ -58,10 +58,12 @@ def test_an_answer_with_one_computed_part_is_no_hit(parts: list[bool], cache: bo
     def call() -> Observation:
         seen = observation.begin()
         for hit in parts:
-            observation.note_cache(hit)
+            observation.note_cache(hit, 0.25)
         return seen
 
-    assert Context().run(call).cache is cache
+    seen = Context().run(call)
+    assert seen.cache is cache
+    assert seen.cache_s == 0.25 * len(parts)
 
 
 async def test_a_stage_takes_as_long_as_its_block_however_that_ends() -> None:

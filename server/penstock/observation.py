@@ -20,6 +20,7 @@ class Observation:
     """What is known of a call."""
 
     cache: bool | None = None  # whether nothing had to be computed; None: it looked into no cache
+    cache_s: float = 0.0  # that looking into caches took, seconds
     stages: dict[str, float] = field(default_factory=dict)  # milliseconds by name; what runs at once adds up to more
 
 
@@ -33,11 +34,15 @@ def begin() -> Observation:
     return observation
 
 
-def note_cache(hit: bool) -> None:
-    """An answer, or a part of one, was looked for in a cache. Of many parts one that was missing makes it a miss."""
+def note_cache(hit: bool, seconds: float) -> None:
+    """An answer, or a part of one, was looked for in a cache for so long, and found or not.
+
+    Of many parts one that was missing makes it a miss.
+    """
     observation = _current.get()
     if observation is not None:
         observation.cache = hit and observation.cache is not False
+        observation.cache_s += seconds
 
 
 def note_stage(name: str, ms: float) -> None:

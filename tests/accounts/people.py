@@ -31,6 +31,7 @@ class People:
     revoked_key: str
     user: str  # an admin of the tenant `default`, who signs in with PASSWORD
     expired_token: str
+    revoked_token: str  # of a session that was signed out
     other_audience: str  # a token of these very keys that is meant for somebody else
     unsigned: str  # alg none
 
@@ -53,6 +54,9 @@ async def _people(settings: Settings, tenants: tuple[str, ...]) -> People:
             revoked, revoked_key = await accounts.create_key(console("default"), "revoked", [ROLES["admin"]])
             await accounts.revoke_key("default", revoked.id)
             await accounts.create_user(console("default"), "root", PASSWORD, [ROLES["admin"]])
+            await accounts.create_user(console("default"), "gone", PASSWORD, [ROLES["admin"]])
+            gone = await accounts.sign_in("gone", PASSWORD)
+            await accounts.sign_out(gone.principal.session)
             expired_key = await _expired_key(AccountStore(engine))
         signing = SigningKeys.load_or_create(settings.signing_keys_file)
         return People(
@@ -60,6 +64,7 @@ async def _people(settings: Settings, tenants: tuple[str, ...]) -> People:
             expired_key,
             revoked_key,
             "root",
+            revoked_token=gone.access,
             expired_token=_token(signing, "penstock", -3_600),
             other_audience=_token(signing, "another service", 3_600),
             unsigned="eyJhbGciOiJub25lIiwidHlwIjoiYXQrand0In0.eyJzdWIiOiJyb290IiwidGVuYW50IjoiZGVmYXVsdCJ9.",

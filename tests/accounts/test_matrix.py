@@ -92,6 +92,7 @@ def test_what_does_not_hold_is_refused_by_every_rpc(
         (known.expired_key, "KEY_EXPIRED"),
         (known.revoked_key, "KEY_REVOKED"),
         (known.expired_token, "TOKEN_EXPIRED"),
+        (known.revoked_token, "TOKEN_REVOKED"),
         (known.other_audience, "TOKEN_INVALID"),
         (known.unsigned, "TOKEN_INVALID"),
         (known.keys["default", "admin"][:-1] + "!", "KEY_INVALID"),

@@ -146,14 +146,12 @@ class Results:
         began = time.perf_counter()
         entry = self._local.get(asked)
         if entry is not None and self._is_trusted(entry, kind):
-            tally.got(Tier.LOCAL.value, time.perf_counter() - began)
-            note_cache(hit=True)
+            self._note(tally, Tier.LOCAL, time.perf_counter() - began)
             self._renew_if_stale(asked, kind, entry, load)
             return Answer(entry.value, Tier.LOCAL)
         era = self._eras.setdefault(asked.scope_key, _Era())
         token, kept = await self._look(asked, kind, era, entry)
-        tally.got(kept.tier.value if kept is not None else Tier.LOADED.value, time.perf_counter() - began)
-        note_cache(hit=kept is not None)
+        self._note(tally, kept.tier if kept is not None else Tier.LOADED, time.perf_counter() - began)
         if kept is not None:
             if (entry := self._local.get(asked)) is not None:
                 self._renew_if_stale(asked, kind, entry, load)
@@ -235,6 +233,11 @@ class Results:
             self._local.put(asked, Entry(value, kept_at + kind.ttl_s, token, verified))
         self.tallies.of(asked.tenant, asked.kind).set(time.perf_counter() - began)
         return value
+
+    def _note(self, tally: Tally, tier: Tier, seconds: float) -> None:
+        """A call has looked for its answer, which comes from `tier`."""
+        tally.got(tier.value, seconds)
+        note_cache(hit=tier is not Tier.LOADED, seconds=seconds)
 
     def _renew_if_stale(self, asked: Asked, kind: Kind, entry: Entry, load: Load) -> None:
         if (

@@ -1,6 +1,7 @@
 """Answers as of a version, each computed once however many ask for it at once."""
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Hashable
 from functools import partial
@@ -26,9 +27,10 @@ class Answers(Generic[T]):
 
     async def get(self, version: Hashable, key: Hashable, compute: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The answer to `key` as of `version`, computed if it is not there. Raises what `compute` raises."""
+        began = time.perf_counter()
         place = (version, key)
         task = self._entries.get(place)
-        note_cache(hit=task is not None and task.done())
+        note_cache(hit=task is not None and task.done(), seconds=time.perf_counter() - began)
         if task is None:
             task = self._entries[place] = self._begin(place, compute)
         else:

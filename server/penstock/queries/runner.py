@@ -1,6 +1,7 @@
 """Runs SQL: past the gate, as of one version, within limits, and on the record."""
 
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
@@ -77,9 +78,10 @@ class QueryRunner:
         prepared = await self.prepare(query)
         limit = query.limit or limits.SQL_RESULT_ROWS_DEFAULT
         key = (query.tenant, prepared.text, tuple(sorted((n, repr(v)) for n, v in prepared.parameters.items())), limit)
+        began = time.perf_counter()
         answer = self._kept.get(key)
         cached = answer is not None
-        note_cache(hit=cached)
+        note_cache(hit=cached, seconds=time.perf_counter() - began)
         if answer is None:
             with stage("sql"):
                 answer = await self._answered(query, caller, prepared, limit)
