@@ -242,6 +242,33 @@ async def test_a_quiet_stream_outlives_the_ordinary_idle_time(
         assert '"end":' in answer.text.strip().splitlines()[-1]
 
 
+async def test_more_than_the_server_is_to_have_at_once_is_refused_by_envoy(
+    settings: Settings, stand_in: StandInProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The circuit breaker, with a bound that a test can reach: it opens, says so in the usual shape, and closes."""
+
+    def narrow(settings: Settings, *, grpc_port: int) -> dict[str, Any]:
+        config: dict[str, Any] = render(settings, grpc_port=grpc_port)
+        (threshold,) = config["static_resources"]["clusters"][0]["circuit_breakers"]["thresholds"]
+        assert threshold["max_requests"] > 1
+        threshold["max_requests"] = 1
+        return config
+
+    monkeypatch.setattr(envoy_module, "render", narrow)
+    grpc_port = int(stand_in.grpc_target.rpartition(":")[2])
+    async with running(settings, grpc_port=grpc_port) as envoy, client_of(envoy) as client:
+        async with client.stream("GET", "/v1/events:tail", params={"resume_token": "quiet"}) as tail:
+            assert tail.status_code == 200
+            refused = await client.get("/v1/streams/any")
+            error_of(refused, 503, 14, "SERVER_UNREACHABLE")
+        for _ in range(100):  # Envoy learns of the stream's end a little later
+            answer = await client.get("/v1/streams/any")
+            if answer.status_code == 200:
+                break
+            await asyncio.sleep(0.05)
+        assert answer.status_code == 200
+
+
 async def test_standard_grpc_streams_are_not_held_back(stand_in: StandInProcess) -> None:
     """Reflection does not half-close: on a route that buffers it would wait for ever."""
     async with grpc.aio.insecure_channel(stand_in.http_target) as channel:
