@@ -89,10 +89,11 @@ async def trend_uncached(name: str, scale: Scale) -> Result:
     """The same as when gold has just changed: all clients ask at once what nobody asked before; p95 of all."""
     chance = random.Random(SEED)
     questions: list[Ask] = []
-    for _ in range(2_000):
-        site, limit = chance.choice(("", *SITES)), chance.randrange(30, 90)
-        window = Duration(seconds=60 * chance.randrange(1, 60))
-        metrics = pb.GetMetricsRequest(site_id=site, window=window)
+    asked = [(site, minutes) for site in ("", *SITES) for minutes in range(1, 61)]
+    chance.shuffle(asked)
+    for site, minutes in asked:
+        limit = 29 + minutes  # a window each
+        metrics = pb.GetMetricsRequest(site_id=site, window=Duration(seconds=60 * minutes))
         conversion = pb.GetConversionTrendRequest(site_id=site, limit=limit)
         revenue = pb.GetRevenueTrendRequest(site_id=site, limit=limit)
         questions += [

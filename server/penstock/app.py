@@ -28,6 +28,7 @@ from penstock.kpis.features import FeatureReader
 from penstock.kpis.feed import KpiFeed
 from penstock.kpis.latency import LatencyReader
 from penstock.kpis.moment import Moments, seen
+from penstock.kpis.newest import NewestMinutes
 from penstock.kpis.outlooks import Outlooks
 from penstock.kpis.own_metrics import Catalogs
 from penstock.kpis.quality import QualityReader
@@ -283,8 +284,9 @@ def _assemble(core: Core, queries: QueryService, costs: CostRecorder) -> Parts:
     )
     catalog = load_catalog(conversion_alert_threshold=settings.conversion_alert_threshold)
     catalogs = Catalogs(engine, commit_log, catalog)
-    series = SeriesReader(engine, catalogs, settings.currency)
-    reader = KpiReader(engine, commit_log, settings, catalog)
+    newest = NewestMinutes(engine)
+    series = SeriesReader(engine, catalogs, newest, settings.currency)
+    reader = KpiReader(engine, commit_log, settings, catalog, newest)
     feed = KpiFeed(reader, commit_log)
     features = FeatureReader(engine, settings)
     pipeline_probe = PipelineProbe(_lag_seconds(runner), lambda: commit_log.gold.last_commit)

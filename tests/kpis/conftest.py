@@ -7,6 +7,7 @@ import pytest
 
 from penstock.kpis.catalog import load_catalog
 from penstock.kpis.moment import Moments
+from penstock.kpis.newest import NewestMinutes
 from penstock.kpis.own_metrics import Catalogs
 from penstock.kpis.query import KpiQueries
 from penstock.kpis.reader import KpiReader
@@ -43,7 +44,7 @@ def gold(engine: ClickHouseEngine, commit_log: CommitLog) -> Gold:
 @pytest.fixture
 def reader(engine: ClickHouseEngine, commit_log: CommitLog, settings: Settings, clock: Clock) -> KpiReader:
     """A reader of it."""
-    return KpiReader(engine, commit_log, settings, load_catalog(), clock)
+    return KpiReader(engine, commit_log, settings, load_catalog(), NewestMinutes(engine), clock)
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def catalogs(engine: ClickHouseEngine, commit_log: CommitLog) -> Catalogs:
 @pytest.fixture
 def series(engine: ClickHouseEngine, catalogs: Catalogs, settings: Settings) -> SeriesReader:
     """A reader of series."""
-    return SeriesReader(engine, catalogs, settings.currency)
+    return SeriesReader(engine, catalogs, NewestMinutes(engine), settings.currency)
 
 
 @pytest.fixture

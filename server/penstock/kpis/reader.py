@@ -17,7 +17,8 @@ from penstock.kpis.formula import Comparison
 from penstock.kpis.freshness import FreshnessReader
 from penstock.kpis.grain import MICROS, Windows
 from penstock.kpis.moment import Moment, Moments
-from penstock.kpis.series import END_OF_TIME, MINUTE, newest_minute, reason
+from penstock.kpis.newest import MINUTE, NewestMinutes
+from penstock.kpis.series import reason
 from penstock.kpis.sources import Filter, Selection
 from penstock.kpis.windows import Freshness, Latest, Scope, Snapshot, Window
 from penstock.settings import Settings
@@ -60,12 +61,14 @@ class KpiReader:
         log: CommitLog,
         settings: Settings,
         catalog: Catalog,
+        newest: NewestMinutes,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
         self._currency = settings.currency
         self._catalog = catalog
         self._aggregates = catalog.need(WINDOW_METRICS).aggregates
+        self._newest = newest
         self._clock = clock
         self._moments = Moments(log, clock)
         self._latest: Answers[Latest] = Answers(limits.KPI_ANSWERS_MAX)
@@ -103,7 +106,7 @@ class KpiReader:
         return await self._freshness.now(tenant, gold)
 
     async def _read_latest(self, scope: Scope, version: Version, minute: int) -> Latest:
-        newest = await self._newest_minute(scope, version, minute)
+        newest = await self._newest.of(scope.tenant, scope.site_id, version, minute)
         if newest is None:
             why = await reason(self._engine, scope.tenant, scope.site_id, version)
             return Latest(None, {}, why, version.gold)
@@ -125,15 +128,6 @@ class KpiReader:
         values = self._catalog.values(WINDOW_METRICS, found.get((0, ()), {}))
         window = Window(_time(end - scope.minutes * MINUTE), _time(end), self._currency, **values)  # type: ignore[arg-type]
         return Latest(window, {row["event_type"]: row["occurred"] for row in recent}, "", version.gold)
-
-    async def _newest_minute(self, scope: Scope, version: Version, minute: int) -> int | None:
-        if not version.gold.run:
-            return None
-        for until in (minute, END_OF_TIME):
-            newest = await newest_minute(self._engine, scope.tenant, scope.site_id, version, until)
-            if newest is not None:
-                return newest
-        return None
 
 
 def _of(scope: Scope) -> dict[str, str]:

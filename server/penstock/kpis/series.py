@@ -7,22 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from penstock import limits
 from penstock.kpis import rows
-from penstock.kpis.answers import Answers
 from penstock.kpis.catalog import Catalog, Metric, Need
 from penstock.kpis.fields import Source
 from penstock.kpis.formula import Aggregate, Comparison, Function, Value
 from penstock.kpis.grain import MICROS, Even
-from penstock.kpis.moment import seen
+from penstock.kpis.newest import MINUTE, NewestMinutes
 from penstock.kpis.nothing import why_nothing
 from penstock.kpis.own_metrics import Catalogs
 from penstock.kpis.sources import Filter, Selection
 from penstock.storage.engine import Engine, Row
 from penstock.storage.version import Version
 
-MINUTE = 60
-END_OF_TIME = 4_294_967_220  # the last whole minute of ClickHouse's DateTime
 # Counted in every series, because it tells which windows have events.
 _EVENTS = Aggregate(Function.COUNT, Source.EVENTS)
 
@@ -39,16 +35,6 @@ FROM
     ORDER BY number DESC
     LIMIT {{limit:UInt32}}
 )
-"""
-
-
-_NEWEST = """
-SELECT toUnixTimestamp(minute) AS newest
-FROM gold_events
-WHERE tenant = {{tenant:String}} AND {visible} AND ({{site:String}} = '' OR site_id = {{site:String}})
-    AND minute <= toDateTime({{until:UInt32}}, 'UTC')
-ORDER BY minute DESC
-LIMIT 1
 """
 
 
@@ -99,11 +85,11 @@ class Series:
 class SeriesReader:
     """Reads series; everything may raise Unavailable, TimedOut or Overloaded."""
 
-    def __init__(self, engine: Engine, catalogs: Catalogs, currency: str) -> None:
+    def __init__(self, engine: Engine, catalogs: Catalogs, newest: NewestMinutes, currency: str) -> None:
         self._engine = engine
         self._catalogs = catalogs
         self._currency = currency
-        self._newest: Answers[int | None] = Answers(limits.KPI_ANSWERS_MAX)
+        self._newest = newest
 
     async def series(
         self,
@@ -133,7 +119,7 @@ class SeriesReader:
 
     async def samples(self, catalog: Catalog, metrics: Sequence[str], span: Span, version: Version) -> list[Sample]:
         """The windows of some metrics of the catalogue, oldest first."""
-        newest = await self._newest_minute(span, version)
+        newest = await self._newest.of(span.tenant, span.site, version, span.until.timestamp())
         if newest is None:
             return []
         seconds = int(span.length.total_seconds())
@@ -182,19 +168,6 @@ class SeriesReader:
             currency=self._currency,
         )
 
-    async def _newest_minute(self, span: Span, version: Version) -> int | None:
-        """The newest minute with events, which all series of a version and site end with."""
-        now = int(span.until.timestamp()) // MINUTE * MINUTE
-
-        async def look() -> int | None:
-            for until in (now, END_OF_TIME):
-                newest = await newest_minute(self._engine, span.tenant, span.site, version, until)
-                if newest is not None:
-                    return newest
-            return None
-
-        return await self._newest.get((seen(version), now), (span.tenant, span.site), look)
-
     async def _first(self, span: Span, version: Version, newest: int) -> int:
         """The oldest of the newest `limit` windows with events, where some between them have none.
 
@@ -212,13 +185,6 @@ class SeriesReader:
         bounds = {"tenant": span.tenant, "site": span.site, "since": max(0, since), "until": until}
         length = {"length": int(span.length.total_seconds()), "limit": span.limit}
         return (await self._engine.rows(sql, {**bounds, **length}))[0]
-
-
-async def newest_minute(engine: Engine, tenant: str, site: str, version: Version, until: int) -> int | None:
-    """The newest minute up to `until` that has events, both in seconds since the epoch; None without one."""
-    sql = _NEWEST.format(visible=version.visible("gold_events"))
-    found = await engine.rows(sql, {"tenant": tenant, "site": site, "until": until})
-    return int(found[0]["newest"]) if found else None
 
 
 def _point(catalog: Catalog, metric: str, sample: Sample) -> Point:

@@ -12,8 +12,9 @@ from penstock.kpis.answers import Answers
 from penstock.kpis.catalog import Catalog, Metric, Unit
 from penstock.kpis.formula import Formula
 from penstock.kpis.moment import Moment
+from penstock.kpis.newest import MINUTE
 from penstock.kpis.own_metrics import Catalogs
-from penstock.kpis.series import MINUTE, Sample, SeriesReader, Span
+from penstock.kpis.series import Sample, SeriesReader, Span
 from penstock.kpis.trend import Trend, mann_kendall
 from penstock.kpis.windows import (
     ConversionPoint,

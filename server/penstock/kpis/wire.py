@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from penstock import limits
 from penstock.errors import invalid_field
 from penstock.kpis.feed import Ended, Failed, Frame, Heartbeat
-from penstock.kpis.series import MINUTE
+from penstock.kpis.newest import MINUTE
 from penstock.kpis.trends import MetricTrend
 from penstock.kpis.v1 import kpis_pb2, kpis_service_pb2
 from penstock.kpis.windows import ConversionTrend, Freshness, RevenueTrend, Scope, Snapshot, Window

@@ -16,7 +16,12 @@ from penstock.storage.failures import REFUSED, outcome_is_known
 
 CONNECT_S = 5.0
 
-_BOUNDS = {"max_memory_usage": limits.QUERY_MEMORY_BYTES_MAX}
+_ALL = {
+    "max_memory_usage": limits.QUERY_MEMORY_BYTES_MAX,
+    # An expression is compiled when it came for the fourth time, and its constants are part of it: windows and versions
+    # are constants, so short reads would pay 11 ms now and then for code that soon nobody needs.
+    "compile_expressions": 0,
+}
 # What a user profile of the server may say otherwise, and a commit rests on:
 _SERVER = {
     "async_insert": 0,  # an insert is answered when it is stored
@@ -34,12 +39,12 @@ def embedded(settings: Settings) -> Callable[[], Client]:
     """Opens handles to the engine in this process, over the data folder."""
     path = settings.data_dir / "clickhouse"
     path.mkdir(parents=True, exist_ok=True)
-    return lambda: clickhouse_connect.get_client(interface="chdb", path=str(path), settings=dict(_BOUNDS))
+    return lambda: clickhouse_connect.get_client(interface="chdb", path=str(path), settings=dict(_ALL))
 
 
 def server(settings: Settings) -> Callable[[], Client]:
     """Opens handles to the server behind the URL; each has its one connection."""
-    wanted: dict[str, object] = {**_BOUNDS, **_SERVER, **(_CLUSTER if settings.cluster else {})}
+    wanted: dict[str, object] = {**_ALL, **_SERVER, **(_CLUSTER if settings.cluster else {})}
     return lambda: clickhouse_connect.get_client(
         dsn=settings.clickhouse_url,
         settings=dict(wanted),
