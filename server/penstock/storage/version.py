@@ -32,8 +32,8 @@ _AGE: Mapping[str, tuple[str, str]] = {
 }
 
 # Where a row replaces an older one, the newest that is there counts. Few sessions have more than one row, and those are
-# found by a hash of their names, so that only they are grouped by the names themselves: 0.35 s for 600,000 sessions
-# where ORDER BY … LIMIT 1 BY takes 0.70.
+# found by a hash of their names, so that only they are grouped by the names themselves: 0.09 s for 600,000 sessions
+# where ORDER BY … LIMIT 1 BY takes four times that. Names that somebody makes to collide are grouped for nothing.
 _SESSIONS = Template("""(
     SELECT *
     FROM sessions
@@ -41,10 +41,10 @@ _SESSIONS = Template("""(
     (
         SELECT actor, session_id, arrayJoin(arrayPopBack(arraySort(groupArray(run))))
         FROM sessions
-        $where $conditions $also sipHash64(actor, session_id) IN
+        $where $conditions $also cityHash64(actor, session_id) IN
         (
             SELECT named
-            FROM (SELECT sipHash64(actor, session_id) AS named FROM sessions $where $conditions)
+            FROM (SELECT cityHash64(actor, session_id) AS named FROM sessions $where $conditions)
             GROUP BY named
             HAVING count() > 1
         )
