@@ -29,6 +29,7 @@ async def metrics_unary(name: str, scale: Scale) -> Result:
             metrics, empties, waits_s = await by_turns(get_metrics, call_empty, scale)
     return Result(
         name, median(metrics), "rpc/s", median(empties), "an empty unary call of the same runtime",
+        target=0.8,
         details={"concurrency": CONCURRENCY, **percentiles_ms(waits_s, 50, 99)},
     )  # fmt: skip
 

@@ -63,7 +63,7 @@ async def test_a_change_is_pushed(feed: KpiFeed, gold: Gold) -> None:
         frame = await following(watch)
         assert users(frame) == 2
         assert isinstance(frame, Snapshot)
-        assert frame.freshness.commit == frame.latest.gold.last_commit
+        assert frame.freshness.commit == frame.latest.shown.gold.last_commit
 
 
 async def test_a_run_that_changes_nothing_here_is_no_frame(feed: KpiFeed, gold: Gold) -> None:

@@ -12,7 +12,7 @@ from penstock.kpis.moment import Moments
 from penstock.kpis.reader import WINDOW_METRICS, KpiReader
 from penstock.kpis.trend import Course
 from penstock.kpis.trends import CONVERSION_METRICS, REVENUE_METRICS, TrendReader
-from penstock.kpis.windows import Scope
+from penstock.kpis.windows import Scope, Snapshot
 from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import ClickHouseEngine
 from tests.kpis.conftest import Clock, statements_of
@@ -111,13 +111,13 @@ async def test_an_answer_is_of_the_version_that_is_visible(
 
     before = await reader.latest(EVERYTHING)
     assert before.window is not None
-    assert (before.window.active_users, before.window.orders, before.gold.run) == (1, 0, 1)
+    assert (before.window.active_users, before.window.orders, before.shown.gold.run) == (1, 0, 1)
     assert (await trends.revenue(EVERYTHING, 60, moments.now())).total == 0
 
     await gold.show(unseen)
     after = await reader.latest(EVERYTHING)
     assert after.window is not None
-    assert (after.window.start.timestamp(), after.window.orders, after.gold.run) == (NOON + MINUTE, 1, 2)
+    assert (after.window.start.timestamp(), after.window.orders, after.shown.gold.run) == (NOON + MINUTE, 1, 2)
     assert after.recent_events == {"page_view": 2, "purchase": 1}
     assert (await trends.revenue(EVERYTHING, 60, moments.now())).total == 9
 
@@ -217,6 +217,41 @@ async def test_freshness_is_of_the_answer_and_of_the_moment(
     clock.now += 1
     behind = (await reader.snapshot(EVERYTHING)).freshness
     assert (behind.lag_seconds, behind.commit) == (pytest.approx(13.5, abs=0.001), 1)
+
+
+async def test_the_newest_snapshot_is_told_again_while_nothing_moves(
+    gold: Gold, reader: KpiReader, clock: Clock, engine: ClickHouseEngine
+) -> None:
+    async def told() -> Snapshot | None:
+        """What is told without reading; it must be what reading would find."""
+        newest = reader.newest(EVERYTHING)
+        assert newest is None or newest is await reader.snapshot(EVERYTHING)
+        return newest
+
+    assert await told() is None  # nobody asked before
+    await gold.run([Event(NOON)])
+    first = await reader.snapshot(EVERYTHING)
+    moment = reader.moment()
+    assert await told() is first
+    assert reader.newest(Scope("default", "nowhere", 1)) is reader.newest(Scope("other", "", 1)) is None
+    assert reader.moment() == moment
+
+    clock.now += MINUTE  # another window may be the latest
+    assert reader.moment() != moment
+    assert await told() is None
+    await reader.snapshot(EVERYTHING)
+    assert await told() is not None
+
+    await gold.commit()  # what waits makes a lag, which is another one at each moment
+    assert await told() is None
+    await reader.snapshot(EVERYTHING)
+    assert await told() is None
+
+    await gold.run([Event(NOON + MINUTE)])
+    assert await told() is None
+    latest = await reader.snapshot(EVERYTHING)
+    assert latest.latest.window != first.latest.window
+    assert await told() is latest
 
 
 async def test_many_readers_at_once_cost_one_reading(

@@ -47,6 +47,9 @@ class Answers:
     """Answers every rpc with nothing."""
 
     def __getattr__(self, name: str) -> object:
+        if name not in SERVICE.methods_by_name:
+            raise AttributeError(name)
+
         async def answer(request: object, call: Call) -> pb.RecommendResponse:
             return pb.RecommendResponse()
 

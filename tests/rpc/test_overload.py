@@ -36,6 +36,8 @@ class Waiting:
         return pb.RecommendResponse()
 
     def __getattr__(self, name: str) -> Callable[..., object]:
+        if name not in SERVICE.methods_by_name:
+            raise AttributeError(name)
         return self.Recommend
 
 

@@ -36,9 +36,9 @@ class Tally:
         self.invalidations = 0
         self.evictions = 0
 
-    def got(self, tier: str, seconds: float) -> None:
-        """An answer was looked for and came from `tier`."""
-        self._gets[tier] += 1
+    def got(self, tier: str, seconds: float, times: int = 1) -> None:
+        """An answer was looked for and came from `tier`; so many times, which took so long together."""
+        self._gets[tier] += times
         self._get_s += seconds
 
     def set(self, seconds: float) -> None:

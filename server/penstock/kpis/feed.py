@@ -107,7 +107,7 @@ class KpiFeed:
                 heartbeat_at = sent_at + HEARTBEAT_INTERVALS * interval_s
                 yield frame
                 await self._rest(sent_at + interval_s - now())
-            await self._change(snapshot.latest.gold.run, heartbeat_at - now())
+            await self._change(snapshot.latest.shown.gold.run, heartbeat_at - now())
         yield Ended()
 
     async def _rest(self, seconds: float) -> None:

@@ -20,7 +20,7 @@ from penstock.kpis.moment import Moment, Moments
 from penstock.kpis.newest import MINUTE, NewestMinutes
 from penstock.kpis.series import reason
 from penstock.kpis.sources import Filter, Selection
-from penstock.kpis.windows import Freshness, Latest, Scope, Snapshot, Window
+from penstock.kpis.windows import Freshness, Latest, Scope, Shown, Snapshot, Window
 from penstock.settings import Settings
 from penstock.storage.commit_log import CommitLog
 from penstock.storage.engine import Engine
@@ -65,6 +65,7 @@ class KpiReader:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
+        self._log = log
         self._currency = settings.currency
         self._catalog = catalog
         self._aggregates = catalog.need(WINDOW_METRICS).aggregates
@@ -82,34 +83,48 @@ class KpiReader:
         now.
         """
         moment = at or self._moments.now()
-        minute = int(moment.now) // MINUTE * MINUTE  # it bounds which window is the latest
-        # Of a version only what gold shows: the first commit, which changes the reason why there is nothing yet, is no
-        # news to those who watch.
-        shows = moment.version.gold, moment.version.cuts, minute
-        return await self._latest.get(shows, scope, lambda: self._read_latest(scope, moment.version, minute))
+        shown = Shown.of(moment.version, moment.now)
+        return await self._latest.get(shown, scope, lambda: self._read_latest(scope, moment))
 
     async def snapshot(self, scope: Scope, at: Moment | None = None) -> Snapshot:
         """The latest window, and how fresh exactly that answer is at this moment."""
-        latest = await self.latest(scope, at)
-        if at is None or not at.past:
-            freshness = await self._freshness.now(scope.tenant, latest.gold)
-            snapshot = self._snapshots.get(scope)
-            if snapshot is None or snapshot.latest is not latest or snapshot.freshness != freshness:
-                snapshot = self._snapshots[scope] = Snapshot(latest, freshness)
-                if len(self._snapshots) > limits.KPI_ANSWERS_MAX:
-                    del self._snapshots[next(iter(self._snapshots))]
-            return snapshot
-        return Snapshot(latest, await self._freshness.then(scope.tenant, at.version))
+        moment = at or self._moments.now()
+        latest = await self.latest(scope, moment)
+        if moment.past:
+            return Snapshot(latest, await self._freshness.then(scope.tenant, moment.version))
+        return self._snapshot(scope, latest, await self._freshness.now(scope.tenant, latest.shown.gold))
+
+    def moment(self) -> tuple[Version, int]:
+        """What `newest` depends on: the version, the same object while nothing is committed, and the minute."""
+        return self._log.version, int(self._clock()) // MINUTE
+
+    def newest(self, scope: Scope) -> Snapshot | None:
+        """What `snapshot` would tell now, and until `moment` is another; None where that would have to read, or a lag
+        is part of it, which grows."""
+        snapshot, (version, minute) = self._snapshots.get(scope), self.moment()
+        if snapshot is None or snapshot.latest.shown != (version.gold, version.cuts, minute):
+            return None
+        settled = self._freshness.settled(scope.tenant, version.gold)
+        return snapshot if settled is not None and settled is snapshot.freshness else None
+
+    def _snapshot(self, scope: Scope, latest: Latest, freshness: Freshness) -> Snapshot:
+        snapshot = self._snapshots.get(scope)
+        if snapshot is None or snapshot.latest is not latest or snapshot.freshness != freshness:
+            snapshot = self._snapshots[scope] = Snapshot(latest, freshness)
+            if len(self._snapshots) > limits.KPI_ANSWERS_MAX:
+                del self._snapshots[next(iter(self._snapshots))]
+        return snapshot
 
     async def freshness(self, tenant: str, gold: Gold) -> Freshness:
         """How fresh `gold` is for the tenant now."""
         return await self._freshness.now(tenant, gold)
 
-    async def _read_latest(self, scope: Scope, version: Version, minute: int) -> Latest:
-        newest = await self._newest.of(scope.tenant, scope.site_id, version, minute)
+    async def _read_latest(self, scope: Scope, at: Moment) -> Latest:
+        version, shown = at.version, Shown.of(at.version, at.now)
+        newest = await self._newest.of(scope.tenant, scope.site_id, version, at.now)
         if newest is None:
             why = await reason(self._engine, scope.tenant, scope.site_id, version)
-            return Latest(None, {}, why, version.gold)
+            return Latest(None, {}, why, shown)
         end = newest + MINUTE
         start = max(0, end - scope.minutes * MINUTE)
         selection = Selection(
@@ -127,7 +142,7 @@ class KpiReader:
         )
         values = self._catalog.values(WINDOW_METRICS, found.get((0, ()), {}))
         window = Window(_time(end - scope.minutes * MINUTE), _time(end), self._currency, **values)  # type: ignore[arg-type]
-        return Latest(window, {row["event_type"]: row["occurred"] for row in recent}, "", version.gold)
+        return Latest(window, {row["event_type"]: row["occurred"] for row in recent}, "", shown)
 
 
 def _of(scope: Scope) -> dict[str, str]:

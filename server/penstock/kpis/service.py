@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from functools import partial
 
 from google.api.httpbody_pb2 import HttpBody
@@ -32,7 +33,10 @@ from penstock.kpis.v1.kpis_service_pb2 import (
     WatchMetricsRequest,
     WatchMetricsResponse,
 )
+from penstock.kpis.windows import Scope
+from penstock.rpc.at_once import InMemory
 from penstock.rpc.call import Call
+from penstock.storage.version import Version
 
 
 class KpiService:
@@ -68,10 +72,21 @@ class KpiService:
         self._feature_export = feature_export
         self._quality = quality
         self._latency = latency
+        self.at_once = {"GetMetrics": InMemory(_asked, self._metrics_in_memory)}
 
     async def GetMetrics(self, request: GetMetricsRequest, call: Call) -> GetMetricsResponse:
         scope, at = wire.scope(call.tenant, request), await self._at(call, request)
         return self._metrics.of(await self._reader.snapshot(scope, at))
+
+    def _metrics_in_memory(self, asked: "_Asked") -> bytes | None:
+        moment = self._reader.moment()
+        if asked.told_at == moment:  # nothing was committed since, and it is the same minute
+            return asked.encoded
+        newest = self._reader.newest(asked.scope)
+        if newest is None:
+            return None
+        asked.told_at, asked.encoded = moment, self._metrics.of(newest).SerializeToString()
+        return asked.encoded
 
     async def WatchMetrics(self, request: WatchMetricsRequest, call: Call) -> AsyncIterator[WatchMetricsResponse]:
         watch = self._feed.watch(wire.scope(call.tenant, request), wire.interval_s(request))
@@ -176,3 +191,17 @@ class KpiService:
     async def GetLatency(self, request: pb.GetLatencyRequest, call: Call) -> pb.GetLatencyResponse:
         minutes = wire_quality.minutes(request)
         return wire_quality.latency(await self._latency.latency(call.tenant, request.site_id, minutes))
+
+
+@dataclass(slots=True)
+class _Asked:
+    """What GetMetrics is asked for again and again, and what was told last."""
+
+    scope: Scope
+    told_at: tuple[Version, int] | None = None
+    encoded: bytes = b""
+
+
+def _asked(tenant: str, request: GetMetricsRequest) -> _Asked | None:
+    past = request.as_of_version or request.HasField("as_of_time")
+    return None if past else _Asked(wire.scope(tenant, request))

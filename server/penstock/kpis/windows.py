@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from typing import NamedTuple, Self
 
+from penstock.kpis.newest import MINUTE
 from penstock.kpis.trend import Trend
-from penstock.storage.version import Gold
+from penstock.storage.version import Cut, Gold, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,20 @@ class Window:
     add_to_carts: int
 
 
+class Shown(NamedTuple):
+    """What the latest window depends on: the minute bounds which one it is, and of a version only what gold shows. The
+    first commit, which changes the reason why there is nothing yet, is no news to those who watch."""
+
+    gold: Gold
+    cuts: tuple[Cut, ...]
+    minute: int  # since the epoch
+
+    @classmethod
+    def of(cls, version: Version, now: float) -> Self:
+        """What a version shows at a time in seconds since the epoch."""
+        return cls(version.gold, version.cuts, int(now) // MINUTE)
+
+
 @dataclass(frozen=True, slots=True)
 class Latest:
     """The latest window, and the events by type in the hour that ends with it."""
@@ -48,7 +64,7 @@ class Latest:
     window: Window | None
     recent_events: Mapping[str, int]
     reason: str  # why there is no window; empty when there is
-    gold: Gold = field(compare=False)  # the version that this was read from; equal figures of two versions are equal
+    shown: Shown = field(compare=False)  # what this was read from; equal figures of two versions are equal
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,13 @@ class RpcMetrics:
         if seconds is not None:
             found.seconds.observe(seconds)
 
+    def answered(self, method: str, seconds: Sequence[float]) -> None:
+        """So many unary calls have begun and ended well, each in its time."""
+        found = self._methods.get(method, self._other)
+        found.codes[grpc.StatusCode.OK.name] += len(seconds)
+        for each in seconds:
+            found.seconds.observe(each)
+
     def collect(self) -> Iterator[Metric]:
         """What was counted. For any thread."""
         requests = CounterMetricFamily("penstock_rpc_requests", "Calls that ended", labels=["method", "code"])

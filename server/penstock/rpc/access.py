@@ -8,6 +8,7 @@ from penstock.rpc.principal import ANONYMOUS, OPEN, Principal
 
 CREDENTIAL_CHARS_MAX = 4_096  # an access token has some 500
 BEARER = "bearer "
+_AS_A_RULE = "Bearer "
 
 
 class Credentials(Protocol):
@@ -42,7 +43,7 @@ def credential_of(metadata: Mapping[str, str]) -> str | None:
     """The credential of a call; None when it brings none. Raises Unauthenticated for one that is in no known form."""
     given = metadata.get("authorization")
     if given is not None:
-        if given[: len(BEARER)].lower() != BEARER:
+        if not given.startswith(_AS_A_RULE) and given[: len(BEARER)].lower() != BEARER:
             raise Unauthenticated(
                 "authorization must be `Bearer` and an API key or an access token", reason="CREDENTIAL_UNKNOWN"
             )

@@ -6,15 +6,16 @@ A service is a plain object with one method an rpc, named as in the contract:
     async def WatchMetrics(self, request: WatchMetricsRequest, call: Call) -> AsyncIterator[WatchMetricsResponse]
     async def UploadEvents(self, requests: AsyncIterator[UploadEventsRequest], call: Call) -> UploadEventsResponse
 
-It raises `PenstockError`s, and does not change the request that it is given. The edge makes the `Call`, lets it in (who
-calls, may they, how often), enforces the declared bounds of the request, sets a deadline where the client set none,
-knows answers that the client has already, and turns errors into statuses with details.
+It raises `PenstockError`s, and does not change the request that it is given. It may have `at_once`: by the name of an
+rpc, what gives its answer where that is in memory, see `penstock.rpc.at_once`. The edge makes the `Call`, lets it in
+(who calls, may they, how often), enforces the declared bounds of the request, sets a deadline where the client set
+none, knows answers that the client has already, and turns errors into statuses with details.
 """
 
 import asyncio
 import contextlib
-import os
-import random
+import itertools
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache, partial
@@ -32,7 +33,8 @@ from penstock.access.v1 import access_pb2
 from penstock.observation import Observation
 from penstock.rpc.address import client_address
 from penstock.rpc.admission import Admission, busy
-from penstock.rpc.call import Call, reply_headers
+from penstock.rpc.at_once import AtOnce, InMemory
+from penstock.rpc.call import Call, reply_headers, texts
 from penstock.rpc.entry import Entry
 from penstock.rpc.needs import needs_of
 from penstock.rpc.opening import opening
@@ -66,7 +68,8 @@ class Edge:
         self._entry = Entry(policy.access, policy.rates)
         self._requests = Requests()
         self._busy = Refusal(busy())
-        self._random = random.Random(os.urandom(16))
+        # Of this process alone, and counted: a call's part of chance would give up the interpreter's lock.
+        self._ids_begin, self._ids = secrets.token_hex(10), itertools.count(1)
         self._log = log.bind()  # the lazy one is bound anew with every line
 
     def handlers(self, service: ServiceDescriptor, implementation: object) -> grpc.GenericRpcHandler:
@@ -79,13 +82,16 @@ class Edge:
         behaviour = getattr(implementation, method.name, None)
         if behaviour is None:
             raise TypeError(f"{type(implementation).__name__} does not implement {method.full_name}")
+        in_memory = getattr(implementation, "at_once", {}).get(method.name)
         run = self._stream(method, behaviour) if method.server_streaming else self._unary(method, behaviour)
+        if in_memory is not None and not self._policy.watcher.traces:  # which are to see each call as it begins
+            run = self._at_once(method, in_memory, run)
         kind = ("stream" if method.client_streaming else "unary") + ("_stream" if method.server_streaming else "_unary")
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         # Requests are read in the handler: who may not call is told so, not what is wrong with the request.
         return cast(
             grpc.RpcMethodHandler,
-            make(run, request_deserializer=None, response_serializer=lambda message: message.SerializeToString()),
+            make(run, request_deserializer=None, response_serializer=_bytes),
         )
 
     def _reading(self, method: MethodDescriptor, behaviour: Callable[..., Any]) -> Callable[[Any], Any]:
@@ -139,7 +145,7 @@ class Edge:
         async def unary(data: Any, context: grpc.aio.ServicerContext) -> Message:
             if admission is not None and admission.turns_away():
                 watcher.turned_away(name)
-                await self._busy.tell(context, self._request_id(_texts(context)))
+                await self._busy.tell(context, self._request_id(texts(context)))
             call = self._call(name, context)
             outcome, seen = OK, observation.begin()
             watcher.started(call)
@@ -163,6 +169,18 @@ class Edge:
                 watcher.finished(call, outcome, time.perf_counter() - call.started, seen, stream=uploads)
 
         return unary
+
+    def _at_once(self, method: MethodDescriptor, in_memory: InMemory, unary: Callable[..., Any]) -> Callable[..., Any]:
+        at_once = AtOnce(
+            _name(method), needs_of(method), self._requests.reader(method), in_memory, self._policy,
+            request_id=self._request_id, address=self._peer_address,
+        )  # fmt: skip
+
+        async def first(data: bytes, context: grpc.aio.ServicerContext) -> Message | bytes:
+            found = at_once.answer(data, context)
+            return cast(Message, await unary(data, context)) if found is None else found
+
+        return first
 
     async def _is_known(self, method: MethodDescriptor, call: Call, request: bytes) -> bool:
         """Whether the client has the answer already; in any case it is told the answer's tag, where there is one."""
@@ -205,7 +223,7 @@ class Edge:
             ) from None
 
     def _call(self, method: str, context: grpc.aio.ServicerContext) -> Call:
-        metadata = _texts(context)
+        metadata = texts(context)
         return Call(
             method=method,
             request_id=self._request_id(metadata),
@@ -224,8 +242,7 @@ class Edge:
         given = metadata.get("x-request-id", "")
         if 0 < len(given) <= REQUEST_ID_CHARS_MAX:
             return given
-        # Not os.urandom: it gives up the interpreter's lock, and a busy thread is slow to give it back.
-        return f"{self._random.getrandbits(128):032x}"
+        return f"{self._ids_begin}{next(self._ids):012x}"
 
     async def _end(self, call: Call, error: BaseException) -> None:
         """Aborts the call with the status of what went wrong, which raises; returns where it has ended already."""
@@ -266,9 +283,8 @@ async def _admitted(
         return await behaviour(request, call)
 
 
-def _texts(context: grpc.aio.ServicerContext) -> dict[str, str]:
-    """The metadata that came with the call, binary ones apart."""
-    return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+def _bytes(answer: Message | bytes) -> bytes:
+    return answer if isinstance(answer, bytes) else answer.SerializeToString()
 
 
 def _may_know(call: Call) -> bool:

@@ -32,12 +32,23 @@ class Call:
 
 
 def reply_headers(call: Call, *, cached: bool = False) -> tuple[tuple[str, str], ...]:
+    """What goes along with the reply to a call now."""
+    return standard_headers(call.request_id, time.perf_counter() - call.started, cached=cached, more=call.headers)
+
+
+def standard_headers(
+    request_id: str, seconds: float, *, cached: bool, more: tuple[tuple[str, str], ...]
+) -> tuple[tuple[str, str], ...]:
     """What goes along with every reply: its request's id, the time it took so far, whether a cache had it, and more
-    where the call has more to tell."""
-    took_ms = (time.perf_counter() - call.started) * 1e3
+    where there is more to tell."""
     return (
-        ("x-request-id", call.request_id),
-        ("x-process-time", f"{took_ms:.2f}ms"),
+        ("x-request-id", request_id),
+        ("x-process-time", f"{seconds * 1e3:.2f}ms"),
         ("x-cache-hit", "true" if cached else "false"),
-        *call.headers,
+        *more,
     )
+
+
+def texts(context: grpc.aio.ServicerContext) -> dict[str, str]:
+    """The metadata that came with a call, binary ones apart; of repeated keys the last."""
+    return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}

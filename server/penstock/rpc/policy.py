@@ -26,12 +26,21 @@ OK = Outcome("OK", "OK")
 class Watcher(Protocol):
     """Is told of every call. What it does is done before the answer goes out, so it does little."""
 
+    @property
+    def traces(self) -> bool:
+        """Whether it must see each call as it begins."""
+        ...
+
     def started(self, call: Call) -> None:
         """A call begins."""
         ...
 
     def finished(self, call: Call, outcome: Outcome, seconds: float, seen: Observation, *, stream: bool) -> None:
         """It ended. `stream`: whether it lasted as long as its client liked."""
+        ...
+
+    def answered(self, method: str, tenant: str, seconds: float) -> None:
+        """A unary call was answered at once from memory: instead of the other two."""
         ...
 
     def turned_away(self, method: str) -> None:

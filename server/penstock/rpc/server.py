@@ -32,8 +32,27 @@ OPTIONS: tuple[tuple[str, int], ...] = (
 def make_server(handlers: Sequence[grpc.GenericRpcHandler]) -> grpc.aio.Server:
     """A server that answers with `handlers`; not yet listening."""
     server = grpc.aio.server(options=OPTIONS)
-    server.add_generic_rpc_handlers(tuple(handlers))
+    server.add_generic_rpc_handlers((_Methods(handlers),))
     return server
+
+
+class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC has no types of its own
+    """All of them as one: gRPC asks one after the other at each call, ten times where there are ten services."""
+
+    def __init__(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        self._handlers = handlers
+        self._found: dict[str, grpc.RpcMethodHandler] = {}
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        """Who handles a method; None where nobody does."""
+        method = handler_call_details.method
+        found = self._found.get(method)
+        if found is None:
+            told = (each.service(handler_call_details) for each in self._handlers)
+            found = next((each for each in told if each is not None), None)
+            if found is not None:
+                self._found[method] = found
+        return found
 
 
 def listen(server: grpc.aio.Server, host: str, port: int, certificates: Certificates | None = None) -> int:

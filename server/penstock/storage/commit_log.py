@@ -157,12 +157,20 @@ class CommitLog:
         self.gold = Gold()
         self.removals = Removals()
         self._cuts: tuple[Cut, ...] = ()
+        self._seen = Version(0, Gold())  # the version made last: the same object while nothing changes
         self._known: dict[int, Version] = {}  # older versions that were asked for, without their cuts
 
     @property
     def version(self) -> Version:
         """What readers see now."""
-        return Version(self.head, self.gold, self._cuts, self.head_time)
+        seen = self._seen
+        if (
+            (seen.commit, seen.time) != (self.head, self.head_time)
+            or seen.gold is not self.gold
+            or seen.cuts is not self._cuts
+        ):
+            seen = self._seen = Version(self.head, self.gold, self._cuts, self.head_time)
+        return seen
 
     def oldest_version(self, tenant: str | None = None) -> int:
         """The oldest version of which every row is still on disk, of one tenant or of all; 0 in an empty log."""
