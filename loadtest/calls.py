@@ -17,24 +17,20 @@ from loadtest.scale import Scale
 from loadtest.stream import CHANNEL_OPTIONS
 
 CONCURRENCY = 8
-TURNS = 3  # of each, in a round
 START_S_MAX = 20.0
 
 Call = Callable[[int], Awaitable[bytes]]  # given which of the CONCURRENCY callers it is
 
 
 async def by_turns(first: Call, second: Call, scale: Scale) -> tuple[list[float], list[float], list[float]]:
-    """Calls/s of both, a figure for each turn, and the seconds that each call of `first` took.
-
-    Turns are short, so that what else the machine does meets both alike.
-    """
+    """Calls/s of both, a figure for each round, and the seconds that each call of `first` took."""
     rates: tuple[list[float], list[float]] = [], []
     waits_s: list[float] = []
     for call in (first, second):
         await calls_per_s(call, scale.warm_up_s, [])
-    for _ in range(scale.rounds * TURNS):
-        rates[0].append(await calls_per_s(first, scale.seconds / TURNS, waits_s))
-        rates[1].append(await calls_per_s(second, scale.seconds / TURNS, []))
+    for _ in range(scale.rounds):
+        rates[0].append(await calls_per_s(first, scale.seconds, waits_s))
+        rates[1].append(await calls_per_s(second, scale.seconds, []))
     return *rates, waits_s
 
 

@@ -25,8 +25,9 @@ from penstock.rpc.call import Call
 from penstock.rpc.principal import Kind, Principal, principal
 from penstock.rpc.rate_limits import RateLimits
 from penstock.rpc.server import listen, make_server
+from penstock.rpc.tags import Tags
 from tests.rest.stand_in import StandIn
-from tests.rpc.policies import policy
+from tests.rpc.policies import nothing_to_learn, policy
 from tests.waiting import until
 
 SERVICE = pb.DESCRIPTOR.services_by_name["KpiService"]
@@ -83,6 +84,7 @@ class Told:
     status: grpc.StatusCode
     why: str  # what the answer says, or the reason of the error
     trailers: dict[str, str]
+    headers: dict[str, str]
 
 
 @dataclass(slots=True)
@@ -96,18 +98,20 @@ class Serving:
     performance: Performance
     metrics: RpcMetrics
     tallies: Tallies
+    versions: dict[str, str]  # of what a tenant's answers depend on
 
     async def told(self, key: str, request: pb.GetMetricsRequest | bytes = SITE, **metadata: str) -> Told:
         """Calls GetMetrics."""
         body = request if isinstance(request, bytes) else request.SerializeToString()
         sent = [("x-api-key", key), *((name.replace("_", "-"), value) for name, value in metadata.items())]
         call = self.channel.unary_unary(METHOD)(body, metadata=sent)
-        status, trailers = await call.code(), dict(await call.trailing_metadata())
+        headers, status = dict(await call.initial_metadata()), await call.code()
+        trailers = dict(await call.trailing_metadata())
         if status is grpc.StatusCode.OK:
-            return Told(status, pb.GetMetricsResponse.FromString(await call).reason, trailers)
+            return Told(status, pb.GetMetricsResponse.FromString(await call).reason, trailers, headers)
         info = error_details_pb2.ErrorInfo()
         status_pb2.Status.FromString(trailers["grpc-status-details-bin"]).details[0].Unpack(info)
-        return Told(status, info.reason, trailers)
+        return Told(status, info.reason, trailers, headers)
 
 
 class Traced(CallWatch):
@@ -123,13 +127,15 @@ async def serving(watching: type[CallWatch] = CallWatch) -> AsyncIterator[Servin
     performance, metrics, tallies, keys = Performance(), RpcMetrics([METHOD]), Tallies(), Keys()
     rates = RateLimits(Windows(Redis("")), key_limit=LIMIT)
     watch = watching(metrics, performance, SlowCalls(), tallies, None)
-    rules = replace(policy(Access(keys, required=True), rates), watcher=watch)
+    versions = {"shop": "one"}
+    tags = Tags("test", {access_pb2.CACHEABILITY_UNTIL_GOLD: versions.get}, nothing_to_learn)
+    rules = replace(policy(Access(keys, required=True), rates), watcher=watch, tags=tags)
     answers = Answers()
     server = make_server([Edge(trusted_proxies=[], policy=rules).handlers(SERVICE, answers)])
     port = listen(server, "127.0.0.1", 0)
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield Serving(channel, answers, keys, watch, performance, metrics, tallies)
+        yield Serving(channel, answers, keys, watch, performance, metrics, tallies, versions)
     await server.stop(None)
 
 
@@ -192,9 +198,22 @@ async def test_each_call_is_paid_for_once(server: Serving) -> None:
     assert (await server.told("other")).status is grpc.StatusCode.OK
 
 
-@pytest.mark.parametrize("header", ["x_forwarded_for", "if_none_match"])
-async def test_where_it_matters_what_the_client_has_it_goes_the_other_way(server: Serving, header: str) -> None:
-    assert (await server.told("good", **{header: "127.0.0.1"})).why == "computed for shop"
+async def test_where_it_matters_what_the_client_has_it_goes_the_other_way(server: Serving) -> None:
+    assert (await server.told("good", if_none_match='W/"any"')).why == "computed for shop"
+
+
+async def test_rest_is_told_by_headers_and_gets_a_tag(server: Serving) -> None:
+    told = await server.told("good", x_forwarded_for="192.0.2.1")
+    assert (told.why, told.trailers) == ("remembered", {})
+    assert told.headers["x-cache-hit"] == "true"
+    assert told.headers["ratelimit-remaining"] == str(LIMIT - 1)
+    server.answers.memory.clear()  # the tag is that of the other way
+    again = await server.told("good", x_forwarded_for="192.0.2.1")
+    assert (again.why, again.headers["x-cache-hit"]) == ("computed for shop", "false")
+    assert told.headers["etag"].partition("-")[0] == again.headers["etag"].partition("-")[0]
+    server.versions.clear()  # of what it depends on nothing is known
+    server.answers.memory["shop", "a"] = "remembered"
+    assert (await server.told("good", x_forwarded_for="192.0.2.1")).why == "computed for shop"
 
 
 async def test_it_is_counted_before_anybody_asks_for_the_count(server: Serving) -> None:

@@ -3,7 +3,7 @@
 Around a call that may have to wait stand a deadline, a place among those that run, what it tells of itself, and more. A
 dashboard's question that everybody asks again needs none of it, and that was most of what it cost: of code that does
 little each part costs several times what it costs alone, because gRPC's own code has put it out of the processor's
-caches meanwhile. GetMetrics from memory reaches 0.6 of an empty call's rate the other way, and over 0.8 this way.
+caches meanwhile. GetMetrics from memory reaches 0.62 of an empty call's rate the other way, and 0.80 this way.
 
 What holds for every call holds here: a credential that holds, a role, room in the caller's window, a request id, and it
 is counted. Whatever is not plain goes the other way, which alone refuses, waits, and knows what the client has already.
@@ -13,14 +13,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
+from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 
-from penstock.access.v1 import access_pb2
 from penstock.errors import PenstockError
 from penstock.rpc.call import standard_headers, texts
+from penstock.rpc.needs import needs_of
 from penstock.rpc.policy import Policy
 from penstock.rpc.rate_limits import headers
 from penstock.rpc.requests import REPEATED_REQUEST_BYTES_MAX
@@ -36,38 +37,45 @@ class InMemory:
     answer: Callable[[Any], bytes | None]  # to what is asked, where it is in memory and right at this moment
 
 
+class ToRest(NamedTuple):
+    """An answer that goes to REST, where what goes along with it is sent before."""
+
+    answer: bytes
+    headers: tuple[tuple[str, str], ...]
+
+
 class AtOnce:
     """Answers one unary method of a service from memory."""
 
     def __init__(
         self,
-        method: str,
-        needs: access_pb2.Needs,
+        method: MethodDescriptor,
+        name: str,
         read: Callable[[bytes], Message],
         in_memory: InMemory,
         policy: Policy,
         *,
         request_id: Callable[[dict[str, str]], str],
-        address: Callable[[str], str],
+        address: Callable[[grpc.aio.ServicerContext, dict[str, str]], str],
     ) -> None:
-        """`method` is as in `Call.method`; `read` makes a checked request; `address` tells a peer's."""
-        self._method = method
+        """`name` is as in `Call.method`; `read` makes a checked request; `address` tells who calls from where."""
+        needs = needs_of(method)
+        self._method, self._name = method, name
         self._role, self._cost = needs.role, needs.cost
         self._read = read
         self._in_memory = in_memory
         self._asked: OrderedDict[tuple[str, bytes], object] = OrderedDict()
         self._access, self._rates, self._watcher = policy.access, policy.rates, policy.watcher
+        self._tags = policy.tags if policy.tags.applies(method) else None
         self._request_id = request_id
         self._address = address
 
-    def answer(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes | None:
-        """The answer to a request, with what goes along with it sent; None where the call must go the other way, of
-        which nothing has been done then."""
+    def answer(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes | ToRest | None:
+        """The answer to a request, what goes along with it set; None where the call must go the other way, of which
+        nothing has been done then."""
         began = time.perf_counter()
         metadata = texts(context)
-        # To REST headers are a message of their own, which must be waited for; and there, as with the other, what the
-        # client has already is to be found out.
-        if "x-forwarded-for" in metadata or "if-none-match" in metadata:
+        if "if-none-match" in metadata:
             return None
         try:
             caller = self._access.principal(metadata)
@@ -79,15 +87,24 @@ class AtOnce:
         found = None if asked is None else self._in_memory.answer(asked)
         if found is None:
             return None
-        told: tuple[tuple[str, str], ...] = ()
+        more: tuple[tuple[str, str], ...] = ()
+        to_rest = "x-forwarded-for" in metadata
+        if to_rest and self._tags is not None:
+            digest = self._tags.digest(self._method, caller.tenant, data)
+            if digest is None:
+                return None
+            more = self._tags.headers(digest)
         if self._rates.window_of(caller) is not None:
-            taken = self._rates.charge_now(caller, self._address(context.peer()), self._cost)
+            taken = self._rates.charge_now(caller, self._address(context, metadata), self._cost)
             if taken is None or not taken.allowed:
                 return None
-            told = headers(taken)
+            more = headers(taken) + more
         seconds = time.perf_counter() - began
-        context.set_trailing_metadata(standard_headers(self._request_id(metadata), seconds, cached=True, more=told))
-        self._watcher.answered(self._method, caller.tenant, seconds)
+        told = standard_headers(self._request_id(metadata), seconds, cached=True, more=more)
+        self._watcher.answered(self._name, caller.tenant, seconds)
+        if to_rest:
+            return ToRest(found, told)
+        context.set_trailing_metadata(told)
         return found
 
     def _read_anew(self, tenant: str, data: bytes) -> object:

@@ -82,17 +82,15 @@ class Edge:
         behaviour = getattr(implementation, method.name, None)
         if behaviour is None:
             raise TypeError(f"{type(implementation).__name__} does not implement {method.full_name}")
-        in_memory = getattr(implementation, "at_once", {}).get(method.name)
         run = self._stream(method, behaviour) if method.server_streaming else self._unary(method, behaviour)
+        serialized: Callable[[Message], bytes] | None = _bytes
+        in_memory = getattr(implementation, "at_once", {}).get(method.name)
         if in_memory is not None and not self._policy.watcher.traces:  # which are to see each call as it begins
-            run = self._at_once(method, in_memory, run)
+            run, serialized = self._at_once(method, in_memory, run), None
         kind = ("stream" if method.client_streaming else "unary") + ("_stream" if method.server_streaming else "_unary")
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         # Requests are read in the handler: who may not call is told so, not what is wrong with the request.
-        return cast(
-            grpc.RpcMethodHandler,
-            make(run, request_deserializer=None, response_serializer=_bytes),
-        )
+        return cast(grpc.RpcMethodHandler, make(run, request_deserializer=None, response_serializer=serialized))
 
     def _reading(self, method: MethodDescriptor, behaviour: Callable[..., Any]) -> Callable[[Any], Any]:
         """What makes of what gRPC gives what the service takes."""
@@ -172,13 +170,18 @@ class Edge:
 
     def _at_once(self, method: MethodDescriptor, in_memory: InMemory, unary: Callable[..., Any]) -> Callable[..., Any]:
         at_once = AtOnce(
-            _name(method), needs_of(method), self._requests.reader(method), in_memory, self._policy,
-            request_id=self._request_id, address=self._peer_address,
+            method, _name(method), self._requests.reader(method), in_memory, self._policy,
+            request_id=self._request_id, address=self._client_address,
         )  # fmt: skip
 
-        async def first(data: bytes, context: grpc.aio.ServicerContext) -> Message | bytes:
+        async def first(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
             found = at_once.answer(data, context)
-            return cast(Message, await unary(data, context)) if found is None else found
+            if isinstance(found, bytes):
+                return found
+            if found is None:
+                return _bytes(await unary(data, context))
+            await context.send_initial_metadata(found.headers)
+            return found.answer
 
         return first
 
@@ -191,7 +194,7 @@ class Edge:
             digest = tags.digest(method, call.tenant, request)
         if digest is None:
             return False
-        call.headers += (("etag", tags.tag(digest)), ("cache-control", "private, no-cache"))
+        call.headers += tags.headers(digest)
         if not tags.matches(digest, call.metadata.get("if-none-match", "")):
             return False
         call.headers += (NOT_MODIFIED,)
@@ -227,15 +230,16 @@ class Edge:
         return Call(
             method=method,
             request_id=self._request_id(metadata),
-            client_address=(
-                self._address(context.peer(), metadata["x-forwarded-for"])
-                if "x-forwarded-for" in metadata
-                else self._peer_address(context.peer())
-            ),
+            client_address=self._client_address(context, metadata),
             user_agent=metadata.get("x-user-agent", metadata.get("user-agent", ""))[: limits.ID_CHARS_MAX],
             context=context,
             metadata=metadata,
         )
+
+    def _client_address(self, context: grpc.aio.ServicerContext, metadata: Mapping[str, str]) -> str:
+        if "x-forwarded-for" in metadata:
+            return self._address(context.peer(), metadata["x-forwarded-for"])
+        return self._peer_address(context.peer())
 
     def _request_id(self, metadata: Mapping[str, str]) -> str:
         """The client's own, or a new one."""
@@ -283,8 +287,8 @@ async def _admitted(
         return await behaviour(request, call)
 
 
-def _bytes(answer: Message | bytes) -> bytes:
-    return answer if isinstance(answer, bytes) else answer.SerializeToString()
+def _bytes(answer: Message) -> bytes:
+    return answer.SerializeToString()
 
 
 def _may_know(call: Call) -> bool:

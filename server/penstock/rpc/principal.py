@@ -26,6 +26,8 @@ ROLES: dict[str, int] = {access_pb2.Role.Name(number).removeprefix("ROLE_").lowe
 class Kind(Enum):
     """How a caller became known."""
 
+    __hash__ = object.__hash__  # Enum's own is written in Python, and each call asks for it
+
     OPEN = "open"  # nobody has to: the server runs for whoever reaches it
     ANONYMOUS = "anonymous"  # without a credential, where one is required
     USER = "user"  # an access token

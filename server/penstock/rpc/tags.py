@@ -69,6 +69,10 @@ class Tags:
         """The tag to send, weak: bytes may differ while the answer is the same."""
         return f'W/"{digest}-{int(self._clock()):x}"'
 
+    def headers(self, digest: str) -> tuple[tuple[str, str], ...]:
+        """What goes along with an answer that has a tag."""
+        return (("etag", self.tag(digest)), ("cache-control", "private, no-cache"))
+
     def matches(self, digest: str, if_none_match: str) -> bool:
         """Whether one of the tags that came is of this very answer, and young enough."""
         for candidate in if_none_match.split(",")[:CANDIDATES_MAX]:
