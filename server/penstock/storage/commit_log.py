@@ -164,11 +164,8 @@ class CommitLog:
     def version(self) -> Version:
         """What readers see now."""
         seen = self._seen
-        if (
-            (seen.commit, seen.time) != (self.head, self.head_time)
-            or seen.gold is not self.gold
-            or seen.cuts is not self._cuts
-        ):
+        still = seen.commit == self.head and seen.time is self.head_time
+        if not (still and seen.gold is self.gold and seen.cuts is self._cuts):
             seen = self._seen = Version(self.head, self.gold, self._cuts, self.head_time)
         return seen
 
