@@ -28,14 +28,14 @@ class Access:
 
     def __init__(self, credentials: Credentials, *, required: bool) -> None:
         self._credentials = credentials
-        self._without = ANONYMOUS if required else OPEN
+        self.without = ANONYMOUS if required else OPEN  # who brings no credential
         self.required = required
 
     def principal(self, metadata: Mapping[str, str]) -> Principal:
         """Who calls. Raises Unauthenticated when a credential is there and does not hold."""
         credential = credential_of(metadata)
         if credential is None:
-            return self._without
+            return self.without
         return self._credentials.known(credential) or self._credentials.principal_of(credential)
 
 

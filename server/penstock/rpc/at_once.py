@@ -3,7 +3,7 @@
 Around a call that may have to wait stand a deadline, a place among those that run, what it tells of itself, and more. A
 dashboard's question that everybody asks again needs none of it, and that was most of what it cost: of code that does
 little each part costs several times what it costs alone, because gRPC's own code has put it out of the processor's
-caches meanwhile. GetMetrics from memory reaches 0.62 of an empty call's rate the other way, and 0.81 this way.
+caches meanwhile. GetMetrics from memory reaches 0.62 of an empty call's rate the other way, and 0.80 this way.
 
 What holds for every call holds here: a credential that holds, a role, room in the caller's window, a request id, and it
 is counted. Whatever is not plain goes the other way, which alone refuses, waits, and knows what the client has already.
@@ -83,7 +83,7 @@ class AtOnce:
         if "if-none-match" in metadata:
             return None
         try:
-            caller = self._access.principal(metadata)
+            caller = self._access.principal(metadata) if metadata else self._access.without
             if self._role not in caller.allowed:
                 return None
             asked = self._asked.get((caller.tenant, data)) or self._read_anew(caller.tenant, data)
