@@ -16,6 +16,7 @@ CREDENTIAL_CHARS_MAX = 4_096  # a longer one is none of ours
 FOLLOW_S = 2.0
 FOLLOW_OVERLAP_S = 600.0  # rows that turn up so late, or clocks of a cluster that are so far apart, are still seen
 SIGNING_LOOK_S = 1.0  # between two looks at whether the signing keys changed on disk
+USE_NOTED_S = 1.0  # so exactly is it known when a key was last used
 
 # --- lifetimes ----------------------------------------
 ACCESS_S = 1_800.0  # of an access token

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from penstock.accounts import api_keys
-from penstock.accounts.bounds import CREDENTIAL_CHARS_MAX, CREDENTIALS_KNOWN_MAX
+from penstock.accounts.bounds import CREDENTIAL_CHARS_MAX, CREDENTIALS_KNOWN_MAX, USE_NOTED_S
 from penstock.accounts.model import ApiKey, User
 from penstock.accounts.secret_text import digest, same
 from penstock.accounts.signing import SigningKeys
@@ -22,9 +22,6 @@ from penstock.errors import Unauthenticated
 from penstock.rpc.principal import Kind, Principal, principal
 
 _NO_SECRET = digest("")  # no key has it: what an unknown one is compared with
-
-
-USE_NOTED_S = 1.0  # so exactly is it known when a key was last used
 
 
 @dataclass(slots=True)

@@ -78,22 +78,13 @@ class _Standing:
     commits: dict[str, int] = field(default_factory=dict)  # by tenant: the newest that is in gold
     updated: dict[str, int] = field(default_factory=dict)  # when gold last changed for it
     waiting: dict[str, int] = field(default_factory=dict)  # when the oldest that is not in gold was committed
-    settled: dict[str, Freshness] = field(default_factory=dict)  # what is told of those for whom nothing waits
 
     def freshness(self, tenant: str, now: float) -> Freshness:
         waiting = self.waiting.get(tenant)
-        if waiting is None:
-            settled = self.settled.get(tenant)
-            if settled is None:
-                settled = self.settled[tenant] = self._as_of(tenant, 0.0)
-            return settled
-        return self._as_of(tenant, max(0.0, now - waiting / 1e6))
-
-    def _as_of(self, tenant: str, lag_s: float) -> Freshness:
+        lag_s = 0.0 if waiting is None else max(0.0, now - waiting / 1e6)
         return Freshness(_time(self.updated.get(tenant)), lag_s, self.commits.get(tenant, 0))
 
     def add(self, rows: list[Row], through: int) -> None:
-        self.settled.clear()
         for row in rows:
             tenant = row["tenant"]
             if row["newest"]:
@@ -133,7 +124,7 @@ class FreshnessReader:
         standing = self._newest
         if standing is None or standing.gold.commit != gold.commit or self._log.last_append > standing.through:
             return None
-        return standing.settled.get(tenant)
+        return None if tenant in standing.waiting else standing.freshness(tenant, self._clock())
 
     async def then(self, tenant: str, version: Version) -> Freshness:
         """How fresh gold was for the tenant when the runs of a version had last changed it."""

@@ -101,11 +101,10 @@ class KpiReader:
     def newest(self, scope: Scope) -> Snapshot | None:
         """What `snapshot` would tell now, and until `moment` is another; None where that would have to read, or a lag
         is part of it, which grows."""
-        snapshot, (version, minute) = self._snapshots.get(scope), self.moment()
-        if snapshot is None or snapshot.latest.shown != (version.gold, version.cuts, minute):
+        snapshot, version = self._snapshots.get(scope), self._log.version
+        if snapshot is None or snapshot.latest.shown != Shown.of(version, self._clock()):
             return None
-        settled = self._freshness.settled(scope.tenant, version.gold)
-        return snapshot if settled is not None and settled is snapshot.freshness else None
+        return snapshot if snapshot.freshness == self._freshness.settled(scope.tenant, version.gold) else None
 
     def _snapshot(self, scope: Scope, latest: Latest, freshness: Freshness) -> Snapshot:
         snapshot = self._snapshots.get(scope)

@@ -12,7 +12,7 @@ from penstock.operations.performance import Performance
 from penstock.operations.slow_calls import SlowCalls
 from penstock.rpc.call import Call
 from penstock.rpc.policy import Outcome
-from penstock.rpc.principal import Kind
+from penstock.rpc.principal import WITH_CREDENTIAL
 from penstock.tracing import ServerSpan, Tracing
 
 log = structlog.get_logger()
@@ -24,7 +24,6 @@ RATE_LIMITED = "RATE_LIMITED"
 UNAUTHENTICATED = "UNAUTHENTICATED"
 REFUSED = "RESOURCE_EXHAUSTED"
 ANSWERED = {"OK", "CANCELLED"}  # of the others the edge says in the log why they were refused, or failed
-CREDENTIALS = {Kind.USER, Kind.KEY}
 
 
 class CallWatch:
@@ -81,7 +80,7 @@ class CallWatch:
         # attempts are found, too, calls that went to the data leave a line: what a cache has, its tenant has asked for.
         # On a server without accounts there is one tenant, and nobody to find.
         looked = stream or not seen.cache
-        audited = looked and call.principal.kind in CREDENTIALS and outcome.reason in ANSWERED
+        audited = looked and call.principal.kind in WITH_CREDENTIAL and outcome.reason in ANSWERED
         (self._log.info if audited else self._log.debug)(
             "call ended",
             method=call.method,

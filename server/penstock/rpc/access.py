@@ -8,7 +8,6 @@ from penstock.rpc.principal import ANONYMOUS, OPEN, Principal
 
 CREDENTIAL_CHARS_MAX = 4_096  # an access token has some 500
 BEARER = "bearer "
-_AS_A_RULE = "Bearer "
 
 
 class Credentials(Protocol):
@@ -28,14 +27,14 @@ class Access:
 
     def __init__(self, credentials: Credentials, *, required: bool) -> None:
         self._credentials = credentials
-        self.without = ANONYMOUS if required else OPEN  # who brings no credential
+        self._without = ANONYMOUS if required else OPEN
         self.required = required
 
     def principal(self, metadata: Mapping[str, str]) -> Principal:
         """Who calls. Raises Unauthenticated when a credential is there and does not hold."""
         credential = credential_of(metadata)
         if credential is None:
-            return self.without
+            return self._without
         return self._credentials.known(credential) or self._credentials.principal_of(credential)
 
 
@@ -43,7 +42,7 @@ def credential_of(metadata: Mapping[str, str]) -> str | None:
     """The credential of a call; None when it brings none. Raises Unauthenticated for one that is in no known form."""
     given = metadata.get("authorization")
     if given is not None:
-        if not given.startswith(_AS_A_RULE) and given[: len(BEARER)].lower() != BEARER:
+        if given[: len(BEARER)].lower() != BEARER:
             raise Unauthenticated(
                 "authorization must be `Bearer` and an API key or an access token", reason="CREDENTIAL_UNKNOWN"
             )

@@ -83,7 +83,7 @@ class AtOnce:
         if "if-none-match" in metadata:
             return None
         try:
-            caller = self._access.principal(metadata) if metadata else self._access.without
+            caller = self._access.principal(metadata)
             if self._role not in caller.allowed:
                 return None
             asked = self._asked.get((caller.tenant, data)) or self._read_anew(caller.tenant, data)

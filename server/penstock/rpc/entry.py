@@ -11,7 +11,7 @@ from penstock.access.v1 import access_pb2
 from penstock.cache.windows import Taken
 from penstock.rpc.access import Access
 from penstock.rpc.call import Call
-from penstock.rpc.principal import Kind, Principal
+from penstock.rpc.principal import WITH_CREDENTIAL, Kind, Principal
 from penstock.rpc.rate_limits import RateLimits, headers
 
 RECHECK_S = 5.0  # a stream whose credential stops to hold is ended so much later at most
@@ -97,7 +97,7 @@ class Holding:
 
     def begin(self) -> None:
         """From now on `scope`, which is entered, ends when the credential does."""
-        if self._call.principal.kind not in (Kind.OPEN, Kind.ANONYMOUS):
+        if self._call.principal.kind in WITH_CREDENTIAL:
             self._wind()
 
     def end(self) -> None:

@@ -34,6 +34,9 @@ class Kind(Enum):
     KEY = "key"  # an API key
 
 
+WITH_CREDENTIAL = frozenset({Kind.USER, Kind.KEY})
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """One caller. The tenant comes from here and from nowhere else."""

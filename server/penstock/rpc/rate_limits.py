@@ -15,7 +15,7 @@ from ipaddress import IPv6Address, ip_network
 from penstock.access.v1 import access_pb2
 from penstock.cache.windows import Taken, Window, Windows
 from penstock.errors import Overloaded
-from penstock.rpc.principal import Kind, Principal
+from penstock.rpc.principal import WITH_CREDENTIAL, Kind, Principal
 
 ANONYMOUS_LIMIT = 60
 USER_LIMIT = 6_000
@@ -85,7 +85,7 @@ class RateLimits:
         window, cost = self._of_kind[principal.kind], COSTS[cost_class]
         if window is None or not cost:
             return None
-        named = principal.kind in (Kind.USER, Kind.KEY)
+        named = principal.kind in WITH_CREDENTIAL
         return Price(principal.caller if named else f"{principal.kind.value}:{network_of(address)}", window, cost)
 
     def charge_now(self, principal: Principal, address: str, cost_class: int) -> Taken | None:

@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection
 from penstock import errors
 from penstock.access.v1 import access_pb2
 from penstock.rpc.access import Access
+from penstock.rpc.call import texts
 from penstock.rpc.principal import DEFAULT_TENANT
 from penstock.rpc.status import abort, status_of
 
@@ -54,9 +55,8 @@ class _Guarded:
 
 
 async def _allow(access: Access, context: grpc.aio.ServicerContext) -> None:
-    metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
     try:
-        caller = access.principal(metadata)
+        caller = access.principal(texts(context))
         caller.require(access_pb2.ROLE_OPERATOR, "/grpc.channelz.v1.Channelz")
         if caller.tenant != DEFAULT_TENANT:
             raise errors.PermissionDenied(
